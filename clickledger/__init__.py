@@ -1,0 +1,1 @@
+"""clickledger: an event-sourced ledger of billing decisions on ad clicks."""

@@ -1,0 +1,1 @@
+"""What happened: the log, append, authority, billing, provenance and proofs. Knows nothing of models."""

@@ -1,0 +1,1 @@
+"""The schema, from empty, in steps."""

@@ -1,0 +1,1 @@
+"""How we correct: detection, incidents, rollback, replay, comparison and publication."""
