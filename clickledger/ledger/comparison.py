@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import IsolationLevel
-
 from clickledger import errors
 from clickledger.ledger import authority, canonical, database, log, runs
 
@@ -126,22 +124,18 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
 
 def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID) -> tuple[int, list[dict[str, Any]]]:
     """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
-    conn.isolation_level = IsolationLevel.REPEATABLE_READ
-    try:
-        with conn.transaction():
-            conn.execute("SET LOCAL work_mem = '64MB'")
-            head = log.head(conn)
-            parts = {
-                "set": f"'{adjustment_set}'::uuid",
-                "run": f"{run.run_id:d}",
-                "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi),
-                "open_period": f"'{open_period(conn)}'",
-            }
-            for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
-                conn.execute(statement.format(**parts).encode())
-            return head.position, _totals(conn, adjustment_set)
-    finally:
-        conn.isolation_level = None
+    with database.snapshot(conn):
+        conn.execute("SET LOCAL work_mem = '64MB'")
+        head = log.head(conn)
+        parts = {
+            "set": f"'{adjustment_set}'::uuid",
+            "run": f"{run.run_id:d}",
+            "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi),
+            "open_period": f"'{open_period(conn)}'",
+        }
+        for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
+            conn.execute(statement.format(**parts).encode())
+        return head.position, _totals(conn, adjustment_set)
 
 
 def _totals(conn: database.Connection, adjustment_set: uuid.UUID) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import IsolationLevel
 from psycopg_pool import ConnectionPool
 
 from clickledger import errors
@@ -42,6 +43,18 @@ def open_pool(url: str, *, application_name: str, min_size: int = 1, max_size: i
     )
     pool.open()
     return pool
+
+
+@contextmanager
+def snapshot(conn: Connection) -> Iterator[None]:
+    """A REPEATABLE READ transaction: everything read in it belongs to one moment."""
+    conn.isolation_level = IsolationLevel.REPEATABLE_READ
+    try:
+        with conn.transaction():
+            yield
+    finally:
+        if not conn.closed:
+            conn.isolation_level = None
 
 
 @contextmanager

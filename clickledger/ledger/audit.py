@@ -1,0 +1,230 @@
+"""Proof that history is as it was written: chain, digests, rows, authority, money, caches.
+
+Every check names the entry at which it fails. What needs a model (re-scoring) is scoring's; this knows only the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+from clickledger.ledger import authority, authority_map, billing, canonical, database, log, rebuild
+
+Progress = Callable[[int, int], None]
+ENTRIES_PER_STEP = 2_000
+FAILURES_MAX = 20
+
+_CLICK = ", ".join(f"c.{name}" for name in canonical.CLICK_COLUMNS)
+_DECISION = ", ".join(f"d.{name}" for name in canonical.DECISION_COLUMNS)
+# Both tables by literal range, joined on line order: a row missing on either side, or moved, changes the leaves.
+COPY_DECIDED = f"""
+    COPY (SELECT d.log_position, d.line, {_CLICK}, {_DECISION}
+          FROM (SELECT * FROM clicks WHERE log_position >= {{lo}} AND log_position < {{hi}}) c
+          JOIN (SELECT * FROM decisions WHERE log_position >= {{lo}} AND log_position < {{hi}}) d
+            ON d.click_id = c.click_id AND d.log_position = c.log_position
+          ORDER BY d.log_position, d.line) TO STDOUT (FORMAT binary)"""
+COPY_OUTCOMES = f"""
+    COPY (SELECT log_position, line, {", ".join(canonical.OUTCOME_COLUMNS)}
+          FROM outcomes WHERE log_position >= {{lo}} AND log_position < {{hi}}
+          ORDER BY log_position, line) TO STDOUT (FORMAT binary)"""
+COPY_DELAYED = f"""
+    COPY (SELECT log_position, line, {", ".join(canonical.DELAYED_COLUMNS)}
+          FROM delayed_decisions WHERE run_id = {{run_id}} AND log_position >= {{lo}} AND log_position < {{hi}}
+          ORDER BY log_position, line) TO STDOUT (FORMAT binary)"""
+COUNTS = {
+    "clicks": "SELECT count(*) FROM clicks WHERE log_position <= %(head)s",
+    "decisions": "SELECT count(*) FROM decisions WHERE log_position <= %(head)s",
+    "outcomes": "SELECT count(*) FROM outcomes WHERE log_position <= %(head)s",
+}
+COUNT_LOGGED = "SELECT coalesce(sum(row_count), 0)::bigint FROM log WHERE kind = %(kind)s AND position <= %(head)s"
+SELECT_LEAVES = "SELECT position, leaves FROM leaves WHERE position >= %s AND position < %s ORDER BY position"
+STRAY_LEAVES = (
+    "SELECT l.position FROM leaves l LEFT JOIN log e USING (position) WHERE e.row_count IS NULL OR e.row_count = 0"
+)
+SELECT_RUNS = "SELECT run_id, content_digest FROM replay_runs WHERE content_digest IS NOT NULL ORDER BY run_id"
+SELECT_RUN_CHUNKS = """
+    SELECT lower(positions), upper(positions), row_count, content_digest
+    FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
+COUNT_AUTHORITATIVE = (
+    "SELECT count(*), count(DISTINCT click_id) FROM authoritative_decisions WHERE log_position <= %(head)s"
+)
+# Counted clicks in seq order: a number used twice, or one missing below clicks that were appended a minute ago.
+SELECT_SEQ_FAULT = """
+    SELECT s.seq, s.next FROM (
+        SELECT seq, log_position, counter_epoch, lead(seq) OVER w AS next, lead(counter_epoch) OVER w AS next_epoch
+        FROM clicks WHERE seq > 0 WINDOW w AS (ORDER BY seq)) s
+    JOIN log l ON l.position = s.log_position
+    WHERE s.next = s.seq OR (s.next > s.seq + 1 AND s.counter_epoch = s.next_epoch
+                             AND l.recorded_at < clock_timestamp() - interval '1 minute')
+    ORDER BY s.seq LIMIT 1"""
+
+
+@dataclass
+class Report:
+    """What was verified; a check is ok when it has no failure lines."""
+
+    head: int = 0
+    entries: int = 0
+    rows: int = 0
+    failures: dict[str, list[str]] = field(default_factory=dict)
+
+    def check(self, name: str) -> list[str]:
+        """The failure lines of a check, made known by asking."""
+        return self.failures.setdefault(name, [])
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check held."""
+        return not any(self.failures.values())
+
+
+class _Group(NamedTuple):
+    position: int
+    leaves: bytes
+
+
+def verify(conn: database.Connection, progress: Progress | None = None) -> Report:
+    """Verify the whole ledger up to its head, while it may go on growing."""
+    report = Report(head=log.head(conn).position)
+    _verify_entries(conn, report, progress or (lambda done, total: None))
+    _verify_counts(conn, report)
+    _verify_runs(conn, report)
+    with database.snapshot(conn):
+        _verify_authority(conn, report)
+    _verify_money(conn, report)
+    report.check("folds").extend(rebuild.differences(conn)[:FAILURES_MAX])
+    for seq, following in conn.execute(SELECT_SEQ_FAULT):
+        report.check("counting order").append(f"seq {seq}: expected {seq + 1} next, got {following}")
+    return report
+
+
+def _verify_entries(conn: database.Connection, report: Report, progress: Progress) -> None:
+    """The chain over all entries, and the leaves of each against its rows."""
+    chain, digests = report.check("chain"), report.check("digests")
+    previous, expected = canonical.GENESIS_HASH, 1
+    while expected <= report.head:
+        entries = log.read(conn, after=expected - 1, limit=min(ENTRIES_PER_STEP, report.head - expected + 1))
+        if not entries:
+            chain.append(f"entry {expected}: missing")
+            return
+        for entry in entries:
+            if entry.position != expected and len(chain) < FAILURES_MAX:
+                chain.append(f"entry {expected}: missing, found {entry.position}")
+            if _hash_of(entry, previous) != entry.chain_hash and len(chain) < FAILURES_MAX:
+                chain.append(f"entry {entry.position}: its chain hash does not follow from its content and predecessor")
+            previous, expected = entry.chain_hash, entry.position + 1
+        _verify_rows(conn, report, entries, digests)
+        report.entries += len(entries)
+        progress(report.entries, report.head)
+
+
+def _hash_of(entry: log.Entry, previous: bytes) -> bytes:
+    return canonical.entry_hash(
+        entry.position,
+        entry.kind,
+        entry.recorded_at_ms,
+        entry.actor,
+        entry.reason,
+        entry.payload_text,
+        entry.row_count,
+        entry.content_digest,
+        previous,
+    )
+
+
+def _verify_rows(conn: database.Connection, report: Report, entries: list[log.Entry], failures: list[str]) -> None:
+    lo, hi = entries[0].position, entries[-1].position + 1
+    stored = {position: bytes(leaves) for position, leaves in conn.execute(SELECT_LEAVES, (lo, hi))}
+    computed = dict(_grouped(conn, COPY_DECIDED.format(lo=lo, hi=hi), canonical.DECIDED_CLICK_DOMAIN))
+    computed |= dict(_grouped(conn, COPY_OUTCOMES.format(lo=lo, hi=hi), canonical.OUTCOME_DOMAIN))
+    for entry in entries:
+        leaves, rows = stored.get(entry.position, b""), computed.pop(entry.position, b"")
+        report.rows += len(rows) // canonical.LEAF_BYTES
+        problem = _problem(entry, leaves, rows)
+        if problem and len(failures) < FAILURES_MAX:
+            failures.append(f"entry {entry.position}: {problem}")
+    failures += [f"rows at position {position}, which has no entry" for position in computed]
+
+
+def _problem(entry: log.Entry, leaves: bytes, rows: bytes) -> str | None:
+    size = canonical.LEAF_BYTES
+    if len(leaves) != entry.row_count * size:
+        return f"expected {entry.row_count} leaves, got {len(leaves) / size:g}"
+    if canonical.content_digest(leaves) != entry.content_digest:
+        return "its leaves do not give its content digest"
+    if len(rows) != len(leaves):
+        return f"expected {entry.row_count} rows, got {len(rows) // size}"
+    if rows != leaves:
+        line = next(
+            i for i in range(entry.row_count) if rows[i * size : (i + 1) * size] != leaves[i * size : (i + 1) * size]
+        )
+        return f"the row at line {line} is not the one that was appended"
+    return None
+
+
+def _grouped(conn: database.Connection, copy: str, domain: bytes) -> Iterator[_Group]:
+    """Leaves of the copied rows by log position; rows start with (log_position, line), which are no part of the leaf."""
+    keyed = ((int.from_bytes(row[6:14]), row[22:]) for row in _copied(conn, copy))
+    for position, rows in groupby(keyed, key=lambda pair: pair[0]):
+        yield _Group(position, canonical.leaves(domain, (row for _, row in rows)))
+
+
+def _copied(conn: database.Connection, copy: str) -> Iterator[bytes]:
+    """Tuples of a binary COPY: int16 field count, then the fields; the 19-byte header and the trailer are left out."""
+    with conn.cursor() as cursor, cursor.copy(copy.encode()) as stream:
+        for number, data in enumerate(stream):
+            row = bytes(data)[19:] if number == 0 else bytes(data)
+            if len(row) > 2:
+                yield row
+
+
+def _verify_counts(conn: database.Connection, report: Report) -> None:
+    kinds = {"clicks": "clicks_decided", "decisions": "clicks_decided", "outcomes": "outcomes_recorded"}
+    failures = report.check("digests")
+    for table, query in COUNTS.items():
+        with database.snapshot(conn):
+            found = _one(conn, query, {"head": report.head})
+            logged = _one(conn, COUNT_LOGGED, {"head": report.head, "kind": kinds[table]})
+        if found != logged:
+            failures.append(f"{table}: the log says {logged} rows up to position {report.head}, got {found}")
+    failures += [f"leaves at position {row[0]}, whose entry has no rows" for row in conn.execute(STRAY_LEAVES)]
+
+
+def _verify_runs(conn: database.Connection, report: Report) -> None:
+    """Delayed decisions of every staged run, chunk by chunk, against what staging recorded."""
+    failures = report.check("replay runs")
+    for run_id, digest in conn.execute(SELECT_RUNS).fetchall():
+        chunks = [(lo, hi, rows, bytes(d)) for lo, hi, rows, d in conn.execute(SELECT_RUN_CHUNKS, (run_id,))]
+        if canonical.run_digest(chunks) != bytes(digest):
+            failures.append(f"run {run_id}: its chunks do not give the digest recorded when it was staged")
+        for number, (lo, hi, row_count, chunk_digest) in enumerate(chunks):
+            copy = COPY_DELAYED.format(run_id=run_id, lo=lo, hi=hi)
+            leaves = b"".join(group.leaves for group in _grouped(conn, copy, canonical.DELAYED_DECISION_DOMAIN))
+            report.rows += len(leaves) // canonical.LEAF_BYTES
+            if len(leaves) != row_count * canonical.LEAF_BYTES or canonical.content_digest(leaves) != chunk_digest:
+                failures.append(f"run {run_id}, chunk {number}: its decisions are not the ones that were staged")
+
+
+def _verify_authority(conn: database.Connection, report: Report) -> None:
+    failures = report.check("one authoritative decision per click")
+    authority_map.check(authority.in_force(conn))
+    total, distinct = conn.execute(COUNT_AUTHORITATIVE, {"head": report.head}).fetchone() or (0, 0)
+    clicks = _one(conn, COUNTS["clicks"], {"head": report.head})
+    if not clicks == total == distinct:
+        failures.append(f"expected {clicks} clicks decided once, got {total} decisions of {distinct} clicks")
+
+
+def _verify_money(conn: database.Connection, report: Report) -> None:
+    failures = report.check("money")
+    with database.snapshot(conn):
+        posted, written_off = billing.feed_total(conn)
+        billed = sum(total.billed_micros for total in billing.totals(conn))
+    if posted + written_off != billed:
+        failures.append(f"the feed posts {posted} and writes off {written_off} micros, the decisions bill {billed}")
+
+
+def _one(conn: database.Connection, query: str, parameters: dict[str, int | str]) -> int:
+    row = conn.execute(query.encode(), parameters).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,45 @@
+"""Caches against the log: every cached fold read back and compared with the fold of the control entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clickledger.ledger import database, log
+from clickledger.ledger.fold import KINDS, fold
+
+QUERIES = {
+    "models": "SELECT model_version, kind, encode(digest, 'hex'), registered_position FROM models",
+    "calibrations": "SELECT calibration_version, model_version, thresholds, set_position FROM calibrations",
+    "deployments": "SELECT epoch, routing, from_position, to_position, revoked_position FROM deployments",
+    "counter_epochs": "SELECT counter_epoch, from_position FROM counter_epochs",
+    "conflicts": "SELECT click_id::text, encode(intake_digest, 'hex'), log_position FROM conflicts",
+    "incidents": """
+        SELECT incident_id, status, deployment_epoch, model_version, run_id, updated_position FROM incidents""",
+    "billing_periods": "SELECT period, closed_position FROM billing_periods",
+    "replay_runs": """
+        SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
+               incident_id, status, staged_position, encode(content_digest, 'hex') FROM replay_runs""",
+    "comparisons": "SELECT comparison_id, run_id, compared_at_position, encode(digest, 'hex') FROM comparisons",
+    "publications": """
+        SELECT position, run_id, comparison_id, lower(positions), upper(positions), reverted_position
+        FROM publications""",
+    "authority": """
+        SELECT lower(positions), upper(positions), run_id, lower(in_force), upper(in_force) FROM authority""",
+}
+
+
+def differences(conn: database.Connection) -> list[str]:
+    """What the caches hold beyond or short of the fold of the log, one line per row; empty when they agree."""
+    with database.snapshot(conn):
+        entries = log.read(conn, kinds=KINDS)
+        expected = fold((e.position, e.kind, e.payload) for e in entries).tables()
+        cached = {table: {tuple(row) for row in conn.execute(query)} for table, query in QUERIES.items()}
+    found = []
+    for table, rows in expected.items():
+        found += [f"{table}: the log gives {row}, the cache lacks it" for row in _sorted(rows - cached[table])]
+        found += [f"{table}: the cache holds {row}, the log does not give it" for row in _sorted(cached[table] - rows)]
+    return found
+
+
+def _sorted(rows: set[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return sorted(rows, key=repr)
