@@ -22,6 +22,7 @@ import redis
 from psycopg import sql
 
 from clickledger.console import processes, services
+from clickledger.ledger import schema
 
 FOLDER_PREFIX = "clickledger-tests-"
 TEMPLATE = "clickledger_template"
@@ -57,7 +58,7 @@ def servers() -> Iterator[TestServers]:
 def template_database(servers: TestServers) -> str:
     """The name of a migrated database that `database_url` clones."""
     _create(servers.database_url, TEMPLATE)
-    migrate(in_database(servers.database_url, TEMPLATE))
+    schema.migrate(in_database(servers.database_url, TEMPLATE))
     return TEMPLATE
 
 
@@ -85,16 +86,6 @@ def redis_client(servers: TestServers) -> Iterator[redis.Redis]:
 def redis_url(servers: TestServers, redis_client: redis.Redis) -> str:
     """The address of the session's Valkey, which holds no key and no function."""
     return servers.redis_url
-
-
-def migrate(url: str) -> None:
-    """Bring the database to the newest schema."""
-    from importlib.util import find_spec
-
-    if find_spec("clickledger.ledger.schema") is not None:
-        from clickledger.ledger import schema
-
-        schema.migrate(url)
 
 
 def in_database(url: str, name: str) -> str:

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clickledger.console import account, processes
+from clickledger.console import account, output, processes
 from clickledger.console.account import Account
 from clickledger.console.processes import Process
 from clickledger.errors import Unavailable
@@ -126,15 +126,15 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def read(home: Home) -> Runtime:
-    """The runtime file; an empty `Runtime` when there is none or a crash of the machine left it unreadable."""
+    """The runtime file; an empty `Runtime` when there is none, or, said on stderr, when something damaged it."""
     try:
-        fields = json.loads(home.runtime_file.read_text(encoding="utf-8"))
-        return _parse(fields)
+        return _parse(json.loads(home.runtime_file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Runtime()
     except PermissionError as error:
         raise Unavailable(f"{home.runtime_file} belongs to another user: {error}") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        output.say(f"{home.runtime_file} is damaged ({error}); taken as empty")
         return Runtime()
 
 

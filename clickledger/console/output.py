@@ -42,7 +42,7 @@ def rows(title: str, columns: Iterable[str], lines: Iterable[Iterable[object]]) 
     """A table on stderr."""
     table = Table(title=title, title_justify="left", show_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for line in lines:
         table.add_row(*[str(cell) for cell in line])
     terminal().print(table)

@@ -94,6 +94,7 @@ def spawn(
     folder: Path,
     account: Account | None = None,
     environment: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> Process:
     """Start `command` in `folder`, detached, as `account` (None: as the caller), output appended to `log`.
 
@@ -104,7 +105,7 @@ def spawn(
         try:
             child = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
@@ -118,6 +119,31 @@ def spawn(
     _children[child.pid] = child
     process = identify(child.pid)
     return process or Process(child.pid, "ended at once")
+
+
+def spawn_recorded(
+    command: Sequence[str],
+    log: Path,
+    record: Callable[[Process], None],
+    *,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Process:
+    """`spawn`, but the command begins only after `record` returned: a process nobody wrote down never runs.
+
+    It waits as a shell that reads one line and then becomes the command (same pid, same birth). Whoever dies before
+    sending the line, or fails to record, closes the pipe, and the shell ends.
+    """
+    shell = ["/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command]
+    read_end, write_end = os.pipe()
+    try:
+        process = spawn(shell, log, folder=folder, environment=environment, stdin=read_end)
+    finally:
+        os.close(read_end)
+    with os.fdopen(write_end, "wb") as line:
+        record(process)
+        line.write(b"go\n")
+    return process
 
 
 class RunAs(TypedDict, total=False):
@@ -145,7 +171,7 @@ def stop(process: Process | None, steps: Sequence[tuple[signal.Signals, float]])
         if process is None or not alive(process):
             return True
         try:
-            os.kill(process.pid, number)
+            _send(process.pid, number)
         except ProcessLookupError:
             return True
         except PermissionError as error:
@@ -153,6 +179,14 @@ def stop(process: Process | None, steps: Sequence[tuple[signal.Signals, float]])
         if wait_until(lambda: not alive(process), seconds):
             return True
     return not alive(process)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    """A kill goes to the children too (each started process leads its group); gentler signals are the leader's job."""
+    if number == signal.SIGKILL and os.getpgid(pid) == pid:
+        os.killpg(pid, number)
+    else:
+        os.kill(pid, number)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
