@@ -16,6 +16,7 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install everything into it
+	@echo "ready: $(BIN)/clickledger, next: make demo"
 
 # Only what decides about installed packages is a prerequisite: the second time this takes no time at all.
 $(INSTALLED): pyproject.toml constraints.txt

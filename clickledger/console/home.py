@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,14 @@ def socket_folder(home: Home, owner: Account | None) -> Path:
     account.give(folder, owner)
     account.open_way(folder, owner)
     return folder
+
+
+def drop_socket_folder(home: Home) -> None:
+    """Leave nothing behind under /tmp once both servers have ended; a folder inside the home stays."""
+    folder = socket_path(home)
+    if folder.parent != home.path and folder.exists():
+        with suppress(OSError):  # someone else's, or not empty: then it is not ours to remove
+            folder.rmdir()
 
 
 def socket_path(home: Home) -> Path:

@@ -19,7 +19,6 @@ from clickledger.console.processes import Process
 from clickledger.console.roles import Role
 from clickledger.console.services import State
 from clickledger.errors import InvalidSetting, Unavailable
-from clickledger.ledger import schema
 from clickledger.settings import Settings
 
 Table = Callable[[Settings, int], list[Role]]  # of the settings and the API's port
@@ -33,7 +32,7 @@ def up(settings: Settings, *, workers: bool = True, table: Table = roles.table) 
     place = home.prepare(settings.home)
     with home.locked(place):
         settings = _start_servers(place, settings)
-        schema.migrate(str(settings.database_url))
+        _migrate(settings)
         if workers:
             _start_processes(place, settings, table)
         return home.read(place)
@@ -73,6 +72,12 @@ def _start_servers(place: Home, settings: Settings) -> Settings:
     return settings.model_copy(update={"database_url": database_url, "redis_url": redis_url, "home": place.path})
 
 
+def _migrate(settings: Settings) -> None:
+    from clickledger.ledger import schema  # noqa: PLC0415 - SQLAlchemy costs 0.5 s, which `status` need not pay
+
+    schema.migrate(str(settings.database_url))
+
+
 def _start_processes(place: Home, settings: Settings, table: Table) -> None:
     runtime = home.read(place)
     api = runtime.processes.get("api")
@@ -106,11 +111,12 @@ def _start_process(place: Home, settings: Settings, role: Role) -> None:
 
 def _await_ready(place: Home, settings: Settings, role: Role, http_url: str) -> None:
     running = home.read(place).processes[role.name]
-    output.say(f"waiting for {role.name}")
 
     def settled() -> bool:
         return not processes.alive(running.process) or roles.ready(settings, role, http_url)
 
+    if not settled():
+        output.say(f"waiting for {role.name}")
     in_time = processes.wait_until(settled, settings.start_seconds_max)
     _require_alive(place, role)
     if not in_time:

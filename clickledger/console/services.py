@@ -91,6 +91,7 @@ def stop_local(place: Home) -> list[str]:
     if not all(ended.values()):
         stubborn = ", ".join(name for name, end in ended.items() if not end)
         raise Unavailable(f"did not end under {place.path}, not even when killed: {stubborn}")
+    home.drop_socket_folder(place)
     return [name for name, process in ran.items() if process is not None]
 
 

@@ -16,6 +16,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import redis
 
+from clickledger import settings
+from clickledger.console import home, processes
+
 
 def beat(heed_term: bool) -> None:
     client = redis.Redis.from_url(os.environ["CLICKLEDGER_REDIS_URL"])
@@ -30,6 +33,12 @@ def beat(heed_term: bool) -> None:
     client.rpush("ended", name)
 
 
+def outlast(name: str) -> None:
+    running = home.read(home.at(settings.load().home)).processes[name]
+    if not processes.wait_until(lambda: not processes.alive(running.process), 60):
+        sys.exit(f"{name} did not end")
+
+
 class Healthy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
@@ -40,6 +49,9 @@ def main(kind: str, *words: str) -> None:
     match kind:
         case "beat" | "stubborn":
             beat(kind == "beat")
+        case "outlast":
+            outlast(words[0])
+            beat(heed_term=True)
         case "silent":
             signal.pause()
         case "http":

@@ -123,7 +123,8 @@ def test_a_process_that_ends_at_start_is_reported_with_the_end_of_its_log(fleet:
 
 
 def test_a_process_only_known_to_be_alive_is_looked_at_again_at_the_end(fleet: Fleet) -> None:
-    fleet.roles = [child("mayfly", "fail", Readiness.ALIVE, "gone"), beating("slow")]
+    fleet.roles = [child("mayfly", "fail", Readiness.ALIVE, "gone")]
+    fleet.roles.append(child("slow", "outlast", Readiness.HEARTBEAT, "mayfly"))
     with pytest.raises(Unavailable, match=r"mayfly ended at start; .*mayfly\.log: gone"):
         fleet.up()
 

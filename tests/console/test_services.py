@@ -153,6 +153,7 @@ def test_a_home_with_a_long_path_gets_its_sockets_in_a_short_place(tmp_path: Pat
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     finally:
         services.stop_servers(folder)
+    assert not sockets.exists()
 
 
 def test_a_socket_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
