@@ -1,0 +1,50 @@
+# Every target works as the first command on a machine with nothing but Python 3.11 or later.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo test lint bench clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## make .venv and install everything into it
+	@echo "ready: $(BIN)/clickledger, next: make demo"
+
+# Only what decides about installed packages is a prerequisite: the second time this takes no time at all.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "error: expected Python 3.11 or later, found none" >&2; exit 1; fi
+	@if [ ! -x $(BIN)/pip ]; then \
+		rm -rf $(VENV); \
+		$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+			echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
+	fi
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## the whole story in a terminal, from a click to a corrected bill
+	$(BIN)/clickledger demo
+
+lint: $(INSTALLED) ## ruff, mypy strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## lint, then all tests on a real PostgreSQL and Valkey
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what was installed, built and cached; data in .clickledger stays
+	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

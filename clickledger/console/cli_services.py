@@ -1,0 +1,87 @@
+"""`clickledger up`, `down` and `status`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clickledger import settings
+from clickledger.console import home, lifecycle, output, services
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Where data, logs and keys live. [default: $CLICKLEDGER_HOME]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+
+
+def up(
+    no_workers: Annotated[bool, typer.Option("--no-workers", help="Servers and migration only.")] = False,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start PostgreSQL, Valkey, the workers and the API; whatever runs already is left alone."""
+    chosen = load(folder)
+    runtime = lifecycle.up(chosen, workers=not no_workers)
+    output.say(f"clickledger is up in {chosen.home}")
+    if runtime.processes:
+        output.say(f"API: {runtime.http_url}")
+    output.hint("clickledger status; stop with: clickledger down")
+    if as_json:
+        output.result(
+            {
+                "home": chosen.home,
+                "database_url": services.without_password(str(runtime.database_url)),
+                "redis_url": services.without_password(str(runtime.redis_url)),
+                "http_url": runtime.http_url if runtime.processes else None,
+                "processes": {name: running.process.pid for name, running in runtime.processes.items()},
+            }
+        )
+
+
+def down(folder: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Stop the API, the workers and the local servers. Nothing is lost."""
+    chosen = load(folder)
+    stopped = lifecycle.down(chosen)
+    output.say(f"stopped: {', '.join(stopped)}" if stopped else f"nothing ran in {chosen.home}")
+    output.hint("clickledger up")
+    if as_json:
+        output.result({"home": chosen.home, "stopped": stopped})
+
+
+def status(folder: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show every server and process. Exit code 0 when all that was started is ready, else 5."""
+    chosen = load(folder)
+    states = lifecycle.status(chosen)
+    healthy = all(state.healthy for state in states)
+    output.rows(
+        f"clickledger in {chosen.home}",
+        ("name", "state", "pid", ""),
+        ((state.name, state.state, state.pid or "", state.detail) for state in states),
+    )
+    if not healthy:
+        output.hint(f"clickledger up; logs are in {home.at(chosen.home).log}")
+    if as_json:
+        output.result(_fields(chosen, states, healthy))
+    if not healthy:
+        raise typer.Exit(5)
+
+
+def _fields(chosen: settings.Settings, states: list[services.State], healthy: bool) -> dict[str, Any]:
+    runtime = home.read(home.at(chosen.home))
+    named = {state.name: {key: value for key, value in asdict(state).items() if key != "name"} for state in states}
+    return {"home": chosen.home, "healthy": healthy, "http_url": runtime.http_url, "states": named}
+
+
+def load(folder: Path | None) -> settings.Settings:
+    """The settings, with `--home` over the environment."""
+    return settings.load() if folder is None else settings.load(home=folder)

@@ -1,0 +1,80 @@
+"""What people and scripts read: prose, progress and hints on stderr; one JSON object as the last line of stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def terminal() -> Console:
+    """The console all prose goes to. Made on each call: tests and redirections replace `sys.stderr`."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line of prose, printed as it is (square brackets are not markup)."""
+    terminal().print(text, markup=False)
+
+
+def error(text: str) -> None:
+    """One line that begins with `error: `, whatever line breaks the message had."""
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+
+
+def hint(text: str) -> None:
+    """What to do next, usually a command."""
+    terminal().print(f"next: {text}", markup=False, style="dim")
+
+
+def result(fields: Mapping[str, Any]) -> None:
+    """The machine-readable answer: one JSON object on one line of stdout. Print it last."""
+    print(json.dumps(fields, default=str, allow_nan=False), flush=True)
+
+
+def rows(title: str, columns: Iterable[str], lines: Iterable[Iterable[object]]) -> None:
+    """A table on stderr."""
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*[str(cell) for cell in line])
+    terminal().print(table)
+
+
+class Steps:
+    """Handle of `progress`: `advance(n)` counts units done, `describe(text)` changes the words before the bar."""
+
+    def __init__(self, bar: Progress, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self, units: float = 1) -> None:
+        self._bar.advance(self._task, units)
+
+    def describe(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def expect(self, total: float) -> None:
+        self._bar.update(self._task, total=total)
+
+
+@contextmanager
+def progress(text: str, total: float | None = None) -> Iterator[Steps]:
+    """A progress bar on stderr with count and time remaining; silent where stderr is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = terminal()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield Steps(bar, bar.add_task(text, total=total))

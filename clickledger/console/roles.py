@@ -1,0 +1,141 @@
+"""The processes that `up` starts, as a table: what runs, how to see that it is ready, how it is ended.
+
+A process named NAME is given all settings as `CLICKLEDGER_*` variables and its own name as `CLICKLEDGER_PROCESS`. Kinds
+of readiness:
+
+    HEARTBEAT   the Redis key `cl:heartbeat:NAME` exists; the process sets it, with an expiry, while it is able to work
+    CELERY      the Celery worker `NAME@clickledger` answers a ping
+    HTTP        GET /healthz answers 200
+    ALIVE       nothing better is known than that it runs
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import redis
+
+import clickledger
+from clickledger.settings import PREFIX, Settings, broker_url
+
+HEARTBEAT_KEY = "cl:heartbeat:"
+CELERY_APP = "clickledger.recovery.celery_app"
+KILL = (signal.SIGKILL, 10.0)
+
+
+class Readiness(Enum):
+    HEARTBEAT = "heartbeat"
+    CELERY = "celery"
+    HTTP = "http"
+    ALIVE = "alive"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One process to run. `stop` lists signals and the seconds to wait after each."""
+
+    name: str
+    command: list[str]
+    readiness: Readiness
+    stop: Sequence[tuple[signal.Signals, float]] = ((signal.SIGTERM, 20.0), KILL)
+
+
+def table(settings: Settings, http_port: int) -> list[Role]:
+    """All processes, in the order they are started; they are stopped in the reverse order."""
+    scoring = [
+        Role(f"scoring-{number}", _module("clickledger.console.worker_main"), Readiness.HEARTBEAT)
+        for number in range(1, settings.scoring_workers + 1)
+    ]
+    return [_beat(settings), _recovery(settings), *scoring, _api(settings, http_port)]
+
+
+def _beat(settings: Settings) -> Role:
+    schedule = settings.home / "run" / "beat-schedule"
+    command = _module("celery", "-A", CELERY_APP, "beat", "--loglevel=INFO", f"--schedule={schedule}", "--pidfile=")
+    return Role("beat", command, Readiness.ALIVE)
+
+
+def _recovery(settings: Settings) -> Role:
+    words = ("worker", "--loglevel=INFO", f"--concurrency={settings.replay_workers}", "--hostname=recovery@clickledger")
+    # The first TERM lets tasks finish (they are short), QUIT drops them: their leases expire and others take over.
+    stop = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0), KILL)
+    return Role("recovery", _module("celery", "-A", CELERY_APP, *words), Readiness.CELERY, stop)
+
+
+def _api(settings: Settings, http_port: int) -> Role:
+    address = ("--host", settings.http_host, "--port", str(http_port))
+    command = _module("uvicorn", "clickledger.console.api:app", *address, "--timeout-graceful-shutdown", "5")
+    return Role("api", command, Readiness.HTTP)
+
+
+def _module(name: str, *words: str) -> list[str]:
+    """Run a module with this interpreter; -P keeps files of the working directory from shadowing packages."""
+    return [sys.executable, "-P", "-m", name, *words]
+
+
+def environment(settings: Settings, role: Role) -> dict[str, str]:
+    """What the process of `role` sees: the settings as resolved here, so that all processes share one truth."""
+    fields = {name: value for name, value in settings.model_dump(mode="json").items() if value is not None}
+    own = {f"{PREFIX}{name.upper()}": str(value) for name, value in fields.items()}
+    source = str(Path(clickledger.__file__).parent.parent)
+    paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    inherited = {name: value for name, value in os.environ.items() if name != f"{PREFIX}CONFIG"}
+    always = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **own, **always, f"{PREFIX}PROCESS": role.name}
+
+
+def forget_heartbeat(settings: Settings, role: Role) -> None:
+    """Remove what a predecessor of the same name left, lest it count for the new process."""
+    with _client(settings) as client:
+        client.delete(HEARTBEAT_KEY + role.name)
+
+
+def ready(settings: Settings, role: Role, http_url: str | None) -> bool:
+    """Whether the process of `role`, which is alive, can do its work now."""
+    match role.readiness:
+        case Readiness.HEARTBEAT:
+            return _beats(settings, role)
+        case Readiness.CELERY:
+            return _answers_ping(settings, role)
+        case Readiness.HTTP:
+            return http_url is not None and _is_healthy(http_url)
+        case Readiness.ALIVE:
+            return True
+
+
+def _beats(settings: Settings, role: Role) -> bool:
+    try:
+        with _client(settings) as client:
+            return bool(client.exists(HEARTBEAT_KEY + role.name))
+    except redis.RedisError:
+        return False
+
+
+def _client(settings: Settings) -> redis.Redis:
+    return redis.Redis.from_url(str(settings.redis_url), socket_timeout=5)
+
+
+def _answers_ping(settings: Settings, role: Role) -> bool:
+    from celery import Celery  # noqa: PLC0415 - costs 0.2 s, which commands that ping nobody need not pay
+
+    with Celery(broker=broker_url(str(settings.redis_url)), set_as_current=False) as app:
+        try:
+            return bool(app.control.ping(destination=[f"{role.name}@clickledger"], timeout=1.0))
+        except (OSError, redis.RedisError):
+            return False
+
+
+def _is_healthy(http_url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{http_url}/healthz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

@@ -1,0 +1,192 @@
+"""Settings: the environment over `clickledger.toml` over defaults, checked once at start.
+
+Invariants:
+- an instance is complete, typed and immutable; no module reads the environment for a setting by itself;
+- a value that cannot be used is an `InvalidSetting` that names the setting, where it came from, what was expected and
+  what came; values of secrets are never printed.
+
+Environment names are the field names with `CLICKLEDGER_` before them. The file is `$CLICKLEDGER_CONFIG`, or
+`clickledger.toml` in the home folder; an unknown key in it is an error. Unknown environment names are not: Kubernetes
+adds some of its own (`CLICKLEDGER_SERVICE_HOST`) to every container beside a service of that name.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from clickledger.errors import InvalidSetting
+
+PREFIX = "CLICKLEDGER_"
+PSEUDONYM_KEY_BYTES = 32
+
+_SECRETS = frozenset({"database_url", "redis_url", "pseudonym_key"})
+
+
+def _none_if_empty(value: object) -> object:
+    """An exported but empty variable means "not set"; shells and compose files produce many."""
+    return None if value == "" else value
+
+
+def _absolute(value: object) -> object:
+    return Path(value).expanduser().absolute() if isinstance(value, str | Path) and str(value) else value
+
+
+HomePath = Annotated[Path, BeforeValidator(_absolute)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_absolute), BeforeValidator(_none_if_empty)]
+OptionalSecret = Annotated[str | None, BeforeValidator(_none_if_empty), Field(repr=False)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Times are in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
+
+    home: HomePath = Path(".clickledger")  # local servers' data, logs, keys, the runtime file
+    database_url: OptionalSecret = Field(default=None, pattern=r"^postgres(ql)?://")  # given: no local PostgreSQL
+    redis_url: OptionalSecret = Field(default=None, pattern=r"^(rediss?|unix)://")  # given: no local Valkey
+
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8411, ge=0, le=65535)  # 0: any free one, named in the runtime file
+
+    pseudonym_key_file: OptionalPath = None  # default: pseudonym.key in the home folder
+    pseudonym_key: OptionalSecret = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")  # hex; goes before the file
+
+    genesis: date = date(2010, 1, 1)  # no click is older
+    future_tolerance_seconds: float = Field(default=3600.0, ge=0)  # a click may be this far ahead of its receipt
+
+    worker_batch_clicks_max: int = Field(default=256, ge=1, le=4096)
+    scoring_workers: int = Field(default=1, ge=1, le=256)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    replay_workers: int = Field(default=2, ge=1, le=256)
+    lease_seconds: float = Field(default=15.0, gt=0)  # a chunk whose worker is silent this long is given to another
+
+    detect_interval_seconds: float = Field(default=10.0, gt=0)
+    rollback_policy: Literal["observe", "propose", "auto"] = "auto"
+
+    start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over the environment over the file; no .env, no secrets folder."""
+        home = init_settings().get("home") or os.environ.get(f"{PREFIX}HOME") or cls.model_fields["home"].default
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_file(Path(home)))
+
+
+def load(**given: Any) -> Settings:
+    """Read and check all settings; `given` goes over every other source. Raises `InvalidSetting`."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [_explain(detail, given) for detail in error.errors()]
+        raise InvalidSetting("; ".join(lines)) from error
+
+
+def pseudonym_key(settings: Settings) -> bytes:
+    """The 32-byte key of all pseudonyms, from the setting or from its file, which is made (0600) on first use.
+
+    Two processes that make it at the same time get the same key. Raises `InvalidSetting`.
+    """
+    if settings.pseudonym_key is not None:
+        return bytes.fromhex(settings.pseudonym_key)
+    path = settings.pseudonym_key_file or settings.home / "pseudonym.key"
+    try:
+        if not path.exists():
+            _make_key(path)
+        return _read_key(path)
+    except OSError as error:
+        raise InvalidSetting(f"pseudonym_key_file: expected a file to read or make, got {path}: {error}") from error
+
+
+def broker_url(redis_url: str) -> str:
+    """The address of the same server as Celery writes it: its unix sockets are `redis+socket://`."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    password = f":{parts.password}@" if parts.password else ""
+    return f"redis+socket://{password}{parts.path}?virtual_host={database}"
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(PSEUDONYM_KEY_BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)  # unlike a rename it fails when another process was first: whoever links wins
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _read_key(path: Path) -> bytes:
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise InvalidSetting(f"pseudonym_key_file: expected {path} readable by its owner only (0600), got {mode:04o}")
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        key = b""
+    if len(key) != PSEUDONYM_KEY_BYTES:
+        raise InvalidSetting(f"pseudonym_key_file: expected {2 * PSEUDONYM_KEY_BYTES} hex digits in {path}")
+    return key
+
+
+def _file_of(home: Path) -> Path:
+    named = os.environ.get(f"{PREFIX}CONFIG")
+    return Path(named).expanduser() if named else home.expanduser() / "clickledger.toml"
+
+
+def _read_file(home: Path) -> dict[str, Any]:
+    path = _file_of(home)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if f"{PREFIX}CONFIG" in os.environ:
+            raise InvalidSetting(f"{PREFIX}CONFIG: expected a TOML file, got {path}, which does not exist") from error
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSetting(f"{path}: expected a readable TOML file, got: {error}") from error
+
+
+def _explain(detail: ErrorDetails, given: dict[str, Any]) -> str:
+    name = str(detail["loc"][0]) if detail["loc"] else "settings"
+    where = _source_of(name, given)
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: no such setting"
+    got = "a value that is kept out of messages" if name in _SECRETS else repr(detail["input"])
+    expected = detail["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    return f"{where}: expected {expected}, got {got}"
+
+
+def _source_of(name: str, given: dict[str, Any]) -> str:
+    if name in given:
+        return name
+    variable = f"{PREFIX}{name.upper()}"
+    return variable if variable in os.environ else f"{name} in {_file_of(_home_of(given))}"
+
+
+def _home_of(given: dict[str, Any]) -> Path:
+    return Path(given.get("home") or os.environ.get(f"{PREFIX}HOME") or ".clickledger")

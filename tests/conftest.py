@@ -1,0 +1,117 @@
+"""Real servers for every test: one PostgreSQL and one Valkey a session, a database cloned from a template a test.
+
+`database_url`    a fresh, migrated database, dropped afterwards
+`redis_url`       the session's Valkey, emptied of keys and functions
+`redis_client`    a client of it
+`servers`         the two servers themselves, for tests that need their processes
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from clickledger.console import processes, services
+from clickledger.ledger import schema
+
+FOLDER_PREFIX = "clickledger-tests-"
+TEMPLATE = "clickledger_template"
+
+
+@dataclass(frozen=True)
+class TestServers:
+    """The session's servers and the home folder they live in."""
+
+    __test__ = False
+
+    home: Path
+    database_url: str  # the maintenance database; tests take `database_url`, the fixture
+    redis_url: str
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[TestServers]:
+    """A PostgreSQL and a Valkey of this session's own, ended with it."""
+    _sweep_killed_sessions()
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir="/tmp"))
+    folder.chmod(0o711)
+    (folder / "owner").write_text(_mark(os.getpid()))
+    try:
+        started = services.start_servers(folder / "home")
+        yield TestServers(folder / "home", started.database_url, started.redis_url)
+    finally:
+        services.stop_servers(folder / "home")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template_database(servers: TestServers) -> str:
+    """The name of a migrated database that `database_url` clones."""
+    _create(servers.database_url, TEMPLATE)
+    schema.migrate(in_database(servers.database_url, TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(servers: TestServers, template_database: str) -> Iterator[str]:
+    """The address of a fresh, migrated database, dropped after the test whoever is still connected."""
+    name = f"test_{secrets.token_hex(6)}"
+    _create(servers.database_url, name, template_database)
+    yield in_database(servers.database_url, name)
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def redis_client(servers: TestServers) -> Iterator[redis.Redis]:
+    """A client of the session's Valkey, which holds no key and no function."""
+    client = redis.Redis.from_url(servers.redis_url)
+    client.flushall()
+    client.function_flush()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def redis_url(servers: TestServers, redis_client: redis.Redis) -> str:
+    """The address of the session's Valkey, which holds no key and no function."""
+    return servers.redis_url
+
+
+def in_database(url: str, name: str) -> str:
+    """The address of another database of the same server."""
+    return url.replace("/clickledger?", f"/{name}?")
+
+
+def _create(url: str, name: str, template: str = "template1") -> None:
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _mark(pid: int) -> str:
+    process = processes.identify(pid)
+    return f"{process.pid} {process.born}" if process else ""
+
+
+def _sweep_killed_sessions() -> None:
+    """End what sessions left behind that were killed before they could."""
+    for owner in Path("/tmp").glob(f"{FOLDER_PREFIX}*/owner"):
+        try:
+            mark = owner.read_text()
+            if mark == _mark(int(mark.split()[0])):
+                continue
+            services.stop_servers(owner.parent / "home")
+        except (OSError, ValueError, IndexError):
+            continue  # another user's, or being made this moment
+        shutil.rmtree(owner.parent, ignore_errors=True)

@@ -1,0 +1,166 @@
+"""Settings: which source wins, and what is said about a value that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from clickledger import settings
+from clickledger.errors import InvalidSetting
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_need_nothing_and_live_under_the_working_directory(tmp_path: Path) -> None:
+    loaded = settings.load()
+    assert loaded.home == tmp_path / ".clickledger"
+    assert (loaded.database_url, loaded.redis_url) == (None, None)
+    assert loaded.genesis == date(2010, 1, 1)
+
+
+def test_arguments_go_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "clickledger.toml").write_text('http_port = 1\nlease_seconds = 2.5\nhttp_host = "::1"\n')
+    monkeypatch.setenv("CLICKLEDGER_HOME", str(tmp_path))
+    monkeypatch.setenv("CLICKLEDGER_HTTP_PORT", "3")
+    loaded = settings.load(http_host="0.0.0.0")
+    assert (loaded.http_port, loaded.lease_seconds, loaded.http_host) == (3, 2.5, "0.0.0.0")
+    assert loaded.detect_interval_seconds == 10.0
+
+
+def test_the_file_named_by_config_replaces_that_of_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "clickledger.toml").write_text("http_port = 1")
+    (tmp_path / "other.toml").write_text("http_port = 2")
+    monkeypatch.setenv("CLICKLEDGER_CONFIG", "other.toml")
+    assert settings.load(home=tmp_path).http_port == 2
+
+
+def test_an_empty_variable_of_an_optional_setting_means_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLEDGER_DATABASE_URL", "")
+    assert settings.load().database_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HTTP_PORT", "http", "CLICKLEDGER_HTTP_PORT: expected a valid integer"),
+        ("HTTP_PORT", "70000", "CLICKLEDGER_HTTP_PORT: expected less than or equal to 65535, got '70000'"),
+        (
+            "ROLLBACK_POLICY",
+            "maybe",
+            "CLICKLEDGER_ROLLBACK_POLICY: expected 'observe', 'propose' or 'auto', got 'maybe'",
+        ),
+        ("LEASE_SECONDS", "-1", "CLICKLEDGER_LEASE_SECONDS: expected greater than 0, got '-1'"),
+        ("GENESIS", "yesterday", "CLICKLEDGER_GENESIS: expected"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_expected_and_got(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(settings.PREFIX + name, value)
+    with pytest.raises(InvalidSetting) as raised:
+        settings.load()
+    assert said in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+def test_a_wrong_address_is_never_printed_since_it_may_hold_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLEDGER_DATABASE_URL", "mysql://root:hunter2@db/x")
+    with pytest.raises(InvalidSetting) as raised:
+        settings.load()
+    assert "CLICKLEDGER_DATABASE_URL" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    monkeypatch.setenv("CLICKLEDGER_DATABASE_URL", "postgresql://root:hunter2@db/x")
+    assert "hunter2" not in repr(settings.load())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("htpp_port = 1", "htpp_port in {file}: no such setting"),
+        ('http_port = "x"', "http_port in {file}: expected a valid integer"),
+        ("http_port =", "{file}: expected a readable TOML file"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_setting(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "clickledger.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidSetting) as raised:
+        settings.load(home=tmp_path)
+    assert said.format(file=file) in str(raised.value)
+
+
+def test_a_named_file_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLEDGER_CONFIG", "/nowhere/clickledger.toml")
+    with pytest.raises(InvalidSetting, match=r"/nowhere/clickledger\.toml, which does not exist"):
+        settings.load()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings.load().http_port = 1
+
+
+def test_the_pseudonym_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path / "home")
+    key = settings.pseudonym_key(loaded)
+    file = tmp_path / "home" / "pseudonym.key"
+    assert len(key) == settings.PSEUDONYM_KEY_BYTES
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert settings.pseudonym_key(loaded) == key
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_processes_that_make_the_key_at_once_agree_on_it(tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path)
+    keys: list[bytes] = []
+    threads = [threading.Thread(target=lambda: keys.append(settings.pseudonym_key(loaded))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys) == 8
+    assert len(set(keys)) == 1
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path)
+    settings.pseudonym_key(loaded)
+    (tmp_path / "pseudonym.key").chmod(0o640)
+    with pytest.raises(InvalidSetting, match="readable by its owner only"):
+        settings.pseudonym_key(loaded)
+
+
+def test_a_damaged_key_is_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "pseudonym.key"
+    file.write_text("abc")
+    file.chmod(0o600)
+    with pytest.raises(InvalidSetting, match="expected 64 hex digits"):
+        settings.pseudonym_key(settings.load(home=tmp_path))
+    assert file.read_text() == "abc"
+
+
+def test_the_key_of_the_environment_goes_before_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLICKLEDGER_PSEUDONYM_KEY", "ab" * 32)
+    assert settings.pseudonym_key(settings.load(home=tmp_path)) == b"\xab" * 32
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "broker"),
+    [
+        ("redis://:pw@host:6379/2", "redis://:pw@host:6379/2"),
+        ("unix:///run/valkey.sock?db=3", "redis+socket:///run/valkey.sock?virtual_host=3"),
+        ("unix://:pw@/run/valkey.sock", "redis+socket://:pw@/run/valkey.sock?virtual_host=0"),
+    ],
+)
+def test_celery_gets_the_address_in_its_own_spelling(given: str, broker: str) -> None:
+    assert settings.broker_url(given) == broker
