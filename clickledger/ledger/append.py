@@ -1,0 +1,133 @@
+"""Appending a micro-batch: idempotent, fenced, in one call.
+
+Invariants:
+- a click is decided once; the same id and digest again is a repeat and gets the first decision, another digest is a
+  conflict: noted in the log once, reported, and the first version stays;
+- new rows of a revoked deployment or of lost counters are refused, all of the batch or nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import database, log, partitions
+from clickledger.ledger.records import Batch, encode
+
+ARRAY_PARAMETERS = (
+    "click_id", "user_key", "session_key", "ip_key", "cost_micros", "seq", "intake_digest", "model_version",
+    "calibration_version", "score", "threshold", "source", "external_id", "device", "device_kind", "advertiser_id",
+    "campaign_id", "currency", "logged_in", "slice", "features", "verdict", "reason",
+)  # fmt: skip
+APPEND_BATCH = (
+    "SELECT position, recorded_at, new_count, new_ordinals FROM append_batch(%s, %s, %s, %s, "
+    + ", ".join(["%s"] * len(ARRAY_PARAMETERS))
+    + ", %b)"
+)
+SELECT_FIRST = """
+    SELECT c.click_id, c.intake_digest, d.log_position, d.verdict::text, d.reason, d.deployment_epoch
+    FROM clicks c JOIN decisions d USING (click_id)
+    WHERE c.click_id = ANY (%(ids)s) AND c.click_id BETWEEN %(low)s AND %(high)s AND d.click_id BETWEEN %(low)s AND %(high)s"""
+KNOWN_CONFLICTS = "SELECT click_id, intake_digest FROM conflicts WHERE click_id = ANY (%s)"
+INSERT_CONFLICT = "INSERT INTO conflicts VALUES (%s, %s, %s)"
+
+_known_days: dict[str, set[int]] = {}
+
+
+class Decision(NamedTuple):
+    """The first decision of a click that was already known."""
+
+    log_position: int
+    verdict: str
+    reason: str
+    deployment_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a batch, in the caller's row order.
+
+    `outcome` is 'new', 'repeat' or 'conflict' per row; `first` maps the index of a row that was not new to the first
+    decision of its click. `position` is None when nothing was new.
+    """
+
+    position: int | None
+    recorded_at: datetime | None
+    new: int
+    outcome: list[str]
+    first: dict[int, Decision] = field(default_factory=dict)
+
+
+def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
+    """Append the new clicks of a batch with their decisions as one log entry.
+
+    Raises RevokedDeployment or LostCounters when the batch holds new clicks that may not be appended, InvalidInput when
+    it cannot be encoded, Unavailable when the server went away (ask again: a commit that happened is answered as repeats).
+    """
+    if not len(batch):
+        return Appended(None, None, 0, [])
+    order = sorted(range(len(batch)), key=lambda i: batch.click_id[i])
+    kept = [i for k, i in enumerate(order) if k == 0 or batch.click_id[order[k - 1]] != batch.click_id[i]]
+    with database.translated():
+        _ensure_partitions(conn, batch)
+        position, recorded_at, new, ordinals = _call(conn, batch.take(kept), actor)
+    new_rows = set(kept) if new == len(kept) else {kept[o - 1] for o in ordinals or ()}
+    if len(new_rows) == len(batch):
+        return Appended(position, recorded_at, new, ["new"] * new)
+    outcome, first = _explain(conn, batch, new_rows)
+    if "conflict" in outcome:
+        _note_conflicts(conn, batch, outcome, actor)
+    return Appended(position, recorded_at, new, outcome, first)
+
+
+def _ensure_partitions(conn: database.Connection, batch: Batch) -> None:
+    known = _known_days.setdefault(conn.info.dsn, set())
+    days = {partitions.day_of(click_id) for click_id in batch.click_id}
+    if missing := days - known:
+        partitions.ensure(conn, missing)
+        known |= missing
+
+
+def _call(conn: database.Connection, batch: Batch, actor: str) -> tuple[Any, ...]:
+    encoded = encode(batch)
+    scalars = (actor, batch.deployment_epoch, batch.counter_epoch, batch.feature_schema)
+    arrays = [encoded.arrays[name] for name in ARRAY_PARAMETERS]
+    row = conn.execute(APPEND_BATCH, (*scalars, *arrays, encoded.leaves), prepare=True).fetchone()
+    if row is None:
+        raise errors.InvariantBroken("append_batch returned nothing")
+    return tuple(row)
+
+
+def _explain(conn: database.Connection, batch: Batch, new_rows: set[int]) -> tuple[list[str], dict[int, Decision]]:
+    """Outcome per row and first decisions; read after the commit, which is safe since history does not change."""
+    others = [i for i in range(len(batch)) if i not in new_rows]
+    ids = sorted({batch.click_id[i] for i in others})
+    bounds = {
+        "ids": [uuid.UUID(bytes=i) for i in ids],
+        "low": uuid.UUID(bytes=ids[0]),
+        "high": uuid.UUID(bytes=ids[-1]),
+    }
+    stored = {row[0].bytes: (bytes(row[1]), Decision(*row[2:])) for row in conn.execute(SELECT_FIRST, bounds)}
+    outcome = ["new"] * len(batch)
+    first = {}
+    for i in others:
+        digest, first[i] = stored[batch.click_id[i]]
+        outcome[i] = "repeat" if digest == batch.intake_digest[i] else "conflict"
+    return outcome, first
+
+
+def _note_conflicts(conn: database.Connection, batch: Batch, outcome: list[str], actor: str) -> None:
+    """Record every conflicting version once. A crash before this is mended by the retry, which conflicts again."""
+    found = {(batch.click_id[i], batch.intake_digest[i]) for i, what in enumerate(outcome) if what == "conflict"}
+    with log.writing(conn) as writer:
+        ids = [uuid.UUID(bytes=click_id) for click_id, _ in found]
+        known = {(row[0].bytes, bytes(row[1])) for row in writer.execute(KNOWN_CONFLICTS, (ids,))}
+        if not (new := sorted(found - known)):
+            return
+        listed = [{"click_id": str(uuid.UUID(bytes=c)), "intake_digest": d.hex()} for c, d in new]
+        entry = writer.record("conflicts_recorded", {"conflicts": listed}, actor, "same click id, other content")
+        for click_id, digest in new:
+            writer.execute(INSERT_CONFLICT, (uuid.UUID(bytes=click_id), digest, entry.position))

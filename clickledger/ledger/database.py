@@ -1,0 +1,79 @@
+"""Connections to PostgreSQL, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from clickledger import errors
+
+# Ends a client that hangs while it holds the log lock; the server would otherwise wait for it for ever.
+SESSION_OPTIONS = (
+    "-c idle_in_transaction_session_timeout=30s -c default_transaction_isolation=read\\ committed -c timezone=UTC"
+)
+Connection = psycopg.Connection[Any]
+
+
+def connect(url: str, *, application_name: str = "clickledger") -> Connection:
+    """An autocommit connection. Raises Unavailable when the server does not answer."""
+    try:
+        return psycopg.connect(
+            url,
+            autocommit=True,
+            application_name=application_name,
+            options=SESSION_OPTIONS,
+            connect_timeout=10,
+            tcp_user_timeout=30_000,
+            prepare_threshold=2,
+        )
+    except psycopg.OperationalError as error:
+        raise errors.Unavailable(f"the database does not answer: {_first_line(error)}") from error
+
+
+def open_pool(url: str, *, application_name: str, min_size: int = 1, max_size: int = 8) -> ConnectionPool[Connection]:
+    """An open pool of connections like those of `connect`."""
+    kwargs = {"autocommit": True, "application_name": application_name, "options": SESSION_OPTIONS}
+    pool: ConnectionPool[Connection] = ConnectionPool(
+        url, kwargs=kwargs, min_size=min_size, max_size=max_size, open=False, timeout=10
+    )
+    pool.open()
+    return pool
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns the ledger's own SQLSTATEs and lost connections into clickledger errors; others pass unchanged."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _translate(error) from error
+
+
+def _translate(error: psycopg.Error) -> Exception:
+    message = _first_line(error)
+    match error.sqlstate:
+        case "CL001":
+            current = error.diag.message_detail
+            return errors.RevokedDeployment(message, int(current) if current else None)
+        case "CL002":
+            return errors.LostCounters(message)
+        case "CL003":
+            return errors.InvariantBroken(message)
+        case "CL004":
+            return errors.Refused(message)
+        case "CL005":
+            return errors.Conflict(message)
+        case "23P01" | "23514":  # exclusion and check constraints
+            return errors.InvariantBroken(f"{error.diag.constraint_name}: {message}")
+    if isinstance(error, psycopg.OperationalError):
+        return errors.Unavailable(f"the database went away, the outcome is unknown: {message}")
+    return error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

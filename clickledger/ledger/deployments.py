@@ -1,0 +1,214 @@
+"""What is live: models, calibrations and deployment epochs, each an entry of the log and a row of its cache.
+
+Invariants:
+- a deployment is the whole routing table under one epoch, and epochs only grow;
+- a rollback revokes every epoch that routes to the bad model, in the entry that deploys the replacement: once it
+  commits, no decision of that model can be appended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import canonical, database, log
+
+Routing = dict[str, Any]
+
+SELECT_CURRENT = """
+    SELECT d.epoch, d.routing, d.from_position, l.recorded_at
+    FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
+SELECT_DEPLOYMENTS = (
+    "SELECT epoch, routing, from_position, to_position, revoked_position FROM deployments ORDER BY epoch"
+)
+CLOSE_EPOCH = "UPDATE deployments SET to_position = %s WHERE to_position IS NULL"
+REVOKE_EPOCHS = "UPDATE deployments SET revoked_position = %s WHERE epoch = ANY (%s) AND revoked_position IS NULL"
+INSERT_EPOCH = "INSERT INTO deployments (epoch, routing, from_position) VALUES (%s, %s, %s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The routing table in force since `position`."""
+
+    epoch: int
+    routing: Routing
+    position: int
+    recorded_at: datetime
+
+
+class RolledBack(NamedTuple):
+    """A rollback: its entry's position, the epoch it put in force, the epochs it revoked."""
+
+    position: int
+    epoch: int
+    revoked_epochs: list[int]
+    recorded_at: datetime
+
+
+def register_model(
+    conn: database.Connection, artefact: bytes, kind: str, metadata: dict[str, Any], actor: str, reason: str = ""
+) -> int:
+    """Store an artefact under its SHA-256 and give it the next version; the same artefact again keeps its version."""
+    digest = hashlib.sha256(artefact).digest()
+    conn.execute("INSERT INTO artefacts VALUES (%s, %s) ON CONFLICT DO NOTHING", (digest, artefact))
+    with log.writing(conn) as writer:
+        if known := writer.execute("SELECT model_version FROM models WHERE digest = %s", (digest,)):
+            return int(known[0][0])
+        version = int(writer.execute("SELECT coalesce(max(model_version), 0) + 1 FROM models")[0][0])
+        payload = {"model_version": version, "kind": kind, "digest": digest.hex(), "metadata": metadata}
+        entry = writer.record("model_registered", payload, actor, reason)
+        writer.execute("INSERT INTO models VALUES (%s, %s, %s, %s)", (version, kind, digest, entry.position))
+        return version
+
+
+def load_artefact(conn: database.Connection, model_version: int) -> bytes:
+    """The bytes of a registered model. Raises NotFound."""
+    query = "SELECT content FROM artefacts JOIN models USING (digest) WHERE model_version = %s"
+    row = conn.execute(query, (model_version,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no model with version {model_version}")
+    return bytes(row[0])
+
+
+def set_calibration(
+    conn: database.Connection,
+    model_version: int,
+    thresholds: dict[str, float],
+    metadata: dict[str, Any],
+    actor: str,
+    reason: str = "",
+) -> int:
+    """Give thresholds (logits by slice, "*" for all others) the next calibration version. Raises NotFound."""
+    if "*" not in thresholds:
+        raise errors.InvalidInput(f'thresholds: expected a "*" fallback, got slices {sorted(thresholds)}')
+    with log.writing(conn) as writer:
+        if not writer.execute("SELECT 1 FROM models WHERE model_version = %s", (model_version,)):
+            raise errors.NotFound(f"no model with version {model_version}")
+        version = int(writer.execute("SELECT coalesce(max(calibration_version), 0) + 1 FROM calibrations")[0][0])
+        payload = {
+            "calibration_version": version,
+            "model_version": model_version,
+            "thresholds": thresholds,
+            "metadata": metadata,
+        }
+        entry = writer.record("calibration_set", payload, actor, reason)
+        text = canonical.canonical_json(thresholds)
+        writer.execute(
+            "INSERT INTO calibrations VALUES (%s, %s, %s, %s)", (version, model_version, text, entry.position)
+        )
+        return version
+
+
+def load_thresholds(conn: database.Connection, calibration_version: int) -> dict[str, float]:
+    """Thresholds (logits) by slice of a calibration. Raises NotFound."""
+    query = "SELECT thresholds FROM calibrations WHERE calibration_version = %s"
+    row = conn.execute(query, (calibration_version,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no calibration with version {calibration_version}")
+    return {name: float(value) for name, value in json.loads(row[0]).items()}
+
+
+def deploy(conn: database.Connection, routing: Routing, actor: str, reason: str = "") -> int:
+    """Put a routing table in force under a new epoch. Nothing is revoked: batches in flight pass."""
+    with log.writing(conn) as writer:
+        _check_routing(writer, routing)
+        return _put_in_force(writer, "deployment_changed", routing, [], actor, reason, {}).epoch
+
+
+def roll_back(
+    conn: database.Connection,
+    bad_model: int,
+    routing: Routing,
+    actor: str,
+    reason: str = "",
+    incident_id: int | None = None,
+) -> RolledBack:
+    """Revoke every epoch that routes to `bad_model` and put `routing` in force, in one entry.
+
+    Raises Refused when the bad model is not live or `routing` still uses it.
+    """
+    with log.writing(conn) as writer:
+        _check_routing(writer, routing)
+        if bad_model in models_of(routing):
+            raise errors.Refused(
+                f"expected a routing without model {bad_model}, got {canonical.canonical_json(routing)}"
+            )
+        rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
+        holding = [e for e, text, revoked in rows if revoked is None and bad_model in models_of(json.loads(text))]
+        if bad_model not in models_of(json.loads(rows[-1][1])):
+            raise errors.Refused(f"model {bad_model} is not live: epoch {rows[-1][0]} does not route to it")
+        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
+
+
+def _put_in_force(
+    writer: log.Writer, kind: str, routing: Routing, revoked: list[int], actor: str, reason: str, extra: dict[str, Any]
+) -> RolledBack:
+    epoch = int(writer.execute("SELECT max(epoch) + 1 FROM deployments")[0][0])
+    payload = {"epoch": epoch, "routing": routing, "revoked_epochs": revoked, **extra}
+    entry = writer.record(kind, payload, actor, reason)
+    writer.execute(CLOSE_EPOCH, (entry.position,))
+    writer.execute(REVOKE_EPOCHS, (entry.position, revoked))
+    writer.execute(INSERT_EPOCH, (epoch, canonical.canonical_json(routing), entry.position))
+    return RolledBack(entry.position, epoch, revoked, entry.recorded_at)
+
+
+def _check_routing(writer: log.Writer, routing: Routing) -> None:
+    routes = routing.get("routes")
+    if not isinstance(routes, list) or not routes:
+        raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
+    shadow = [routing["shadow"]] if routing.get("shadow") else []
+    for route in [*routes, *shadow]:
+        known = writer.execute(
+            "SELECT 1 FROM calibrations WHERE calibration_version = %s AND model_version = %s",
+            (route["calibration"], route["model"]),
+        )
+        if not known:
+            raise errors.NotFound(f"no calibration {route['calibration']} of model {route['model']}")
+
+
+def models_of(routing: Routing) -> set[int]:
+    """Versions of the models a routing table decides with (its shadow decides nothing)."""
+    return {int(route["model"]) for route in routing["routes"]}
+
+
+def current(conn: database.Connection) -> Deployment:
+    """The deployment in force; epoch 0 routes to no model."""
+    row = conn.execute(SELECT_CURRENT).fetchone()
+    if row is None:
+        raise errors.InvariantBroken("no deployment: expected at least epoch 0")
+    return Deployment(row[0], json.loads(row[1]), row[2], row[3])
+
+
+def model_positions(conn: database.Connection, model_version: int) -> tuple[int, int] | None:
+    """The log positions [lo, hi) at which batches of a model can stand; None when it was never deployed.
+
+    From the first entry that deployed it to the rollback that fenced it, or the head when it was never revoked: a
+    replaced epoch that was not revoked may still have batches in flight.
+    """
+    rows = conn.execute(SELECT_DEPLOYMENTS).fetchall()
+    spans = [(lo, revoked) for _, text, lo, _, revoked in rows if model_version in models_of(json.loads(text))]
+    if not spans:
+        return None
+    ends = [hi for _, hi in spans if hi is not None]
+    hi = max(ends) if len(ends) == len(spans) else log.head(conn).position + 1
+    return spans[0][0], hi
+
+
+def begin_counter_epoch(conn: database.Connection, evidence: dict[str, Any], actor: str, reason: str) -> int:
+    """Declare the counters lost and rebuilt: appends counted under earlier epochs are refused from here on."""
+    with log.writing(conn) as writer:
+        epoch = int(writer.execute("SELECT max(counter_epoch) + 1 FROM counter_epochs")[0][0])
+        entry = writer.record("counters_restored", {"counter_epoch": epoch, **evidence}, actor, reason)
+        writer.execute("INSERT INTO counter_epochs VALUES (%s, %s)", (epoch, entry.position))
+        return epoch
+
+
+def current_counter_epoch(conn: database.Connection) -> int:
+    """The counter epoch that appends must name."""
+    row = conn.execute("SELECT max(counter_epoch) FROM counter_epochs").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,141 @@
+"""The log: control entries, reading in order, and the one lock that makes position order commit order.
+
+Invariants:
+- nothing is written to the log without its lock, and nothing whose time grows with more than the entry's own rows
+  happens under it;
+- a transaction that takes the lock touches no other locked rows afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg.rows import class_row
+
+from clickledger import errors
+from clickledger.ledger import canonical, database
+
+SELECT_ENTRIES = """
+    SELECT position, kind, recorded_at, actor, reason, payload AS payload_text, row_count, content_digest, chain_hash
+    FROM log WHERE position > %(after)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
+    ORDER BY position LIMIT %(limit)s"""
+SELECT_HEAD = "SELECT position, chain_hash, recorded_at FROM log ORDER BY position DESC LIMIT 1"
+WRITE_ENTRY = "SELECT position, recorded_at, chain_hash FROM write_entry(%s, %s, %s, %s, %s, %s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the log as stored; `payload_text` is canonical JSON."""
+
+    position: int
+    kind: str
+    recorded_at: datetime
+    actor: str
+    reason: str
+    payload_text: str
+    row_count: int
+    content_digest: bytes
+    chain_hash: bytes
+
+    @property
+    def payload(self) -> Any:
+        """The decoded payload."""
+        return json.loads(self.payload_text)
+
+    @property
+    def recorded_at_ms(self) -> int:
+        """Unix time, milliseconds; exact, since entries are recorded on whole milliseconds."""
+        return int(self.recorded_at.timestamp()) * 1000 + self.recorded_at.microsecond // 1000
+
+
+class Head(NamedTuple):
+    """The newest entry: what a cursor carries."""
+
+    position: int
+    chain_hash: bytes
+    recorded_at: datetime
+
+
+class Writer:
+    """Writes entries and the caches they change in one transaction that holds the log lock."""
+
+    def __init__(self, conn: database.Connection) -> None:
+        self._conn = conn
+
+    @property
+    def next_position(self) -> int:
+        """Position the next recorded entry gets."""
+        return head(self._conn).position + 1
+
+    def record(
+        self,
+        kind: str,
+        payload: dict[str, Any],
+        actor: str,
+        reason: str = "",
+        *,
+        leaf_bytes: bytes = b"",
+    ) -> Entry:
+        """Append one entry; `leaf_bytes` are the leaves of the rows written with it, 32 bytes each."""
+        text = canonical.canonical_json(payload)
+        if not actor:
+            raise errors.InvalidInput(f"actor: expected who does this, got an empty name for {kind}")
+        count, digest = len(leaf_bytes) // canonical.LEAF_BYTES, canonical.content_digest(leaf_bytes)
+        row = self._conn.execute(WRITE_ENTRY, (kind, actor, reason, text, count, digest)).fetchone()
+        if row is None:
+            raise errors.InvariantBroken(f"write_entry returned nothing for {kind}")
+        position, recorded_at, chain_hash = row
+        if leaf_bytes:
+            self._conn.execute("INSERT INTO leaves VALUES (%s, %s)", (position, leaf_bytes))
+        return Entry(position, kind, recorded_at, actor, reason, text, count, digest, chain_hash)
+
+    def execute(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement in the same transaction; rows if it returns any."""
+        cursor = self._conn.execute(statement, parameters)  # type: ignore[call-overload]  # named constants, not literals
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def writing(conn: database.Connection) -> Iterator[Writer]:
+    """A transaction holding the log lock, from after it was granted until commit."""
+    with database.translated(), conn.transaction():
+        conn.execute(
+            "SELECT take_log_lock()"
+        )  # its own statement: the next one must see what the last holder committed
+        yield Writer(conn)
+
+
+def record(conn: database.Connection, kind: str, payload: dict[str, Any], actor: str, reason: str = "") -> Entry:
+    """Append one control entry in its own transaction."""
+    with writing(conn) as log:
+        return log.record(kind, payload, actor, reason)
+
+
+def head(conn: database.Connection) -> Head:
+    """The newest entry. Raises InvariantBroken on a log without genesis."""
+    row = conn.execute(SELECT_HEAD).fetchone()
+    if row is None:
+        raise errors.InvariantBroken("the log is empty: expected at least its ledger_created entry")
+    return Head(*row)
+
+
+def read(
+    conn: database.Connection, after: int = 0, kinds: Sequence[str] | None = None, limit: int = 1_000_000
+) -> list[Entry]:
+    """Entries after a position, in order, all kinds or the given ones."""
+    wanted = {"after": after, "kinds": None if kinds is None else list(kinds), "limit": limit}
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return cursor.execute(SELECT_ENTRIES, wanted).fetchall()
+
+
+def entry(conn: database.Connection, position: int) -> Entry:
+    """The entry at a position. Raises NotFound."""
+    found = read(conn, after=position - 1, limit=1)
+    if not found or found[0].position != position:
+        raise errors.NotFound(f"the log has no entry at position {position}")
+    return found[0]

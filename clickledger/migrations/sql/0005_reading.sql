@@ -1,0 +1,66 @@
+-- How the ledger is read: exactly one authoritative decision per click, now or as of any position.
+
+CREATE VIEW authoritative_decisions AS
+    SELECT d.*, NULL::bigint AS run_id
+    FROM decisions d JOIN authority a ON a.run_id IS NULL AND d.log_position <@ a.positions
+    WHERE upper_inf(a.in_force)
+    UNION ALL
+    SELECT d.click_id, d.log_position, d.line, d.advertiser_id, d.campaign_id, d.cost_micros, d.currency, d.slice,
+           d.deployment_epoch, d.model_version, d.calibration_version, d.score, d.threshold, d.verdict, d.reason, d.carried, d.run_id
+    FROM delayed_decisions d JOIN authority a ON a.run_id = d.run_id AND d.log_position <@ a.positions
+    WHERE upper_inf(a.in_force);
+
+-- What a reader at log position p_position was told.
+CREATE FUNCTION authoritative_decisions_as_of(p_position bigint) RETURNS SETOF authoritative_decisions
+    LANGUAGE sql STABLE AS $$
+    SELECT d.*, NULL::bigint
+    FROM decisions d JOIN authority a ON a.run_id IS NULL AND d.log_position <@ a.positions
+    WHERE a.in_force @> p_position AND d.log_position <= p_position
+    UNION ALL
+    SELECT d.click_id, d.log_position, d.line, d.advertiser_id, d.campaign_id, d.cost_micros, d.currency, d.slice,
+           d.deployment_epoch, d.model_version, d.calibration_version, d.score, d.threshold, d.verdict, d.reason, d.carried, d.run_id
+    FROM delayed_decisions d JOIN authority a ON a.run_id = d.run_id AND d.log_position <@ a.positions
+    WHERE a.in_force @> p_position $$;
+
+-- The decision in force for one click; no row when the click is unknown.
+CREATE FUNCTION decision_of(p_click_id uuid) RETURNS SETOF authoritative_decisions
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_position bigint;
+    v_run_id bigint;
+BEGIN
+    SELECT d.log_position INTO v_position FROM decisions d WHERE d.click_id = p_click_id;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT a.run_id INTO STRICT v_run_id FROM authority a WHERE a.positions @> v_position AND upper_inf(a.in_force);
+    IF v_run_id IS NULL THEN
+        RETURN QUERY SELECT d.*, NULL::bigint FROM decisions d WHERE d.click_id = p_click_id;
+    ELSE
+        RETURN QUERY
+            SELECT d.click_id, d.log_position, d.line, d.advertiser_id, d.campaign_id, d.cost_micros, d.currency, d.slice,
+                   d.deployment_epoch, d.model_version, d.calibration_version, d.score, d.threshold, d.verdict, d.reason, d.carried, d.run_id
+            FROM delayed_decisions d WHERE d.click_id = p_click_id AND d.run_id = v_run_id;
+    END IF;
+END $$;
+
+-- One feed in one order (position, line): charges as decided, then what publications and reverts changed.
+-- A back-charge into a period that is closed by then does not post; it is written off, in its own column.
+CREATE VIEW billing_entries AS
+    SELECT d.log_position AS position, d.line::bigint AS line, 'charge' AS entry_kind, d.click_id, d.advertiser_id, d.campaign_id,
+           d.currency, d.cost_micros AS amount_micros, 0::bigint AS write_off_micros, NULL::verdict AS from_verdict,
+           d.verdict AS to_verdict, click_period(d.click_id) AS original_period, NULL::bigint AS run_id
+    FROM decisions d WHERE d.verdict = 'valid'
+    UNION ALL
+    SELECT p.position, a.line, 'adjustment', a.click_id, a.advertiser_id, a.campaign_id, a.currency, a.amount_micros,
+           a.write_off_micros, a.from_verdict, a.to_verdict, a.original_period, p.run_id
+    FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
+    UNION ALL
+    SELECT p.reverted_position, a.line, 'reversal', a.click_id, a.advertiser_id, a.campaign_id, a.currency,
+           CASE WHEN closed.back_charge THEN 0 ELSE -a.amount_micros END,
+           CASE WHEN closed.back_charge THEN -a.amount_micros ELSE -a.write_off_micros END,
+           a.to_verdict, a.from_verdict, a.original_period, p.run_id
+    FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
+    LEFT JOIN billing_periods b ON b.period = a.original_period AND b.closed_position < p.reverted_position
+    CROSS JOIN LATERAL (SELECT b.period IS NOT NULL AND a.amount_micros < 0 AS back_charge) closed
+    WHERE p.reverted_position IS NOT NULL;
