@@ -5,9 +5,9 @@ sizes here and agree to the bit. Definitions both follow:
 
 - a click's counting time `t_c` is the largest event time of all clicks counted so far, its own included;
 - counts include the click itself; `NO_VALUE` stands where there is nothing to measure;
-- the *recent clicks* of a user are its last `USER_EVENTS` clicks in counting order, the click itself included, less
-  those whose event time is `USER_EVENT_AGE_MS` or more before `t_c`. A window of W over them holds the clicks whose
-  event time is less than W away from the click's own, before or after it; so their counts end at `USER_EVENTS`;
+- the *recent clicks* of a user are its last clicks in counting order, the click itself included, `USER_EVENTS` at most
+  and back to the first whose event time is `USER_EVENT_AGE_MS` or more before `t_c`. A window of W over them holds
+  those whose event time is less than W away from the click's own, before or after it: such counts end at `USER_EVENTS`;
 - a gap is the absolute difference of the event times of two recent clicks that follow each other in counting order;
 - a *ring* window holds the clicks whose `t_c` falls into the current bucket or one of the `RING_SLOTS - 1` before it;
 - a distinct count is the number of hashed slots hit in the current period of `t_c` and the one before it.
