@@ -30,7 +30,8 @@ APPEND_BATCH = (
 SELECT_FIRST = """
     SELECT c.click_id, c.intake_digest, d.log_position, d.verdict::text, d.reason, d.deployment_epoch
     FROM clicks c JOIN decisions d USING (click_id)
-    WHERE c.click_id = ANY (%(ids)s) AND c.click_id BETWEEN %(low)s AND %(high)s AND d.click_id BETWEEN %(low)s AND %(high)s"""
+    WHERE c.click_id = ANY (%(ids)s) AND c.click_id BETWEEN %(low)s AND %(high)s
+      AND d.click_id BETWEEN %(low)s AND %(high)s"""
 KNOWN_CONFLICTS = "SELECT click_id, intake_digest FROM conflicts WHERE click_id = ANY (%s)"
 INSERT_CONFLICT = "INSERT INTO conflicts VALUES (%s, %s, %s)"
 
@@ -64,8 +65,9 @@ class Appended:
 def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     """Append the new clicks of a batch with their decisions as one log entry.
 
-    Raises RevokedDeployment or LostCounters when the batch holds new clicks that may not be appended, InvalidInput when
-    it cannot be encoded, Unavailable when the server went away (ask again: a commit that happened is answered as repeats).
+    Raises RevokedDeployment or LostCounters when the batch holds new clicks that may not be appended, InvalidInput
+    when it cannot be encoded, Unavailable when the server went away (ask again: a commit that happened is answered as
+    repeats).
     """
     if not len(batch):
         return Appended(None, None, 0, [])

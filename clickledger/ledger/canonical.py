@@ -3,7 +3,7 @@
 Invariants:
 - every field is length-prefixed and every hash names its domain and version, so no two different things share bytes;
 - a row's canonical bytes are PostgreSQL's binary wire form of its columns, each behind its int32 length (-1 = NULL), in
-  the order of `CLICK_COLUMNS` and `DECISION_COLUMNS`: what the server stores and sends by binary COPY is hashed as it is.
+  the order of `CLICK_COLUMNS` and `DECISION_COLUMNS`: what the server sends by binary COPY is hashed as it is.
 """
 
 from __future__ import annotations

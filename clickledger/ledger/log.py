@@ -96,7 +96,7 @@ class Writer:
 
     def execute(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement in the same transaction; rows if it returns any."""
-        cursor = self._conn.execute(statement, parameters)  # type: ignore[call-overload]  # named constants, not literals
+        cursor = self._conn.execute(statement, parameters)
         return cursor.fetchall() if cursor.description else []
 
 

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 
 class OutcomesAppended(NamedTuple):
-    """How many outcomes were new and how many known; `position` of the last entry written, None when nothing was new."""
+    """How many outcomes were new and how many known; `position` of the last entry, None when nothing was new."""
 
     position: int | None
     new: int

@@ -1,0 +1,105 @@
+"""Which run decides which part of the log: a pure fold of publications.
+
+Invariants:
+- the pieces of a map are disjoint, in order, and cover every position from 1 on, without a gap;
+- at each position the newest publication that is not reverted decides; below all of them, live (run None).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from clickledger.errors import InvariantBroken
+
+
+class Publication(NamedTuple):
+    """A run published over log positions [lo, hi) at `position`; `reverted` is the revert's position or None."""
+
+    position: int
+    run_id: int
+    lo: int
+    hi: int
+    reverted: int | None = None
+
+
+class Piece(NamedTuple):
+    """Positions [lo, hi) are decided by `run_id`; hi None = for ever, run_id None = live."""
+
+    lo: int
+    hi: int | None
+    run_id: int | None
+
+
+class MapRow(NamedTuple):
+    """A piece and the log positions [since, until) at which it was in force; until None = now."""
+
+    piece: Piece
+    since: int
+    until: int | None
+
+
+def topmost(publications: Iterable[Publication], as_of: int | None = None) -> list[Piece]:
+    """The map in force after the entry at `as_of` (default: now)."""
+    layers = [p for p in publications if _in_force(p, as_of)]
+    opening = sorted(layers, key=lambda p: p.lo, reverse=True)
+    boundaries = sorted({1, *(p.lo for p in layers), *(p.hi for p in layers)})
+    active: list[tuple[int, int, int]] = []  # (-position, hi, run_id): the newest on top
+    pieces: list[Piece] = []
+    for lo, hi in zip(boundaries, [*boundaries[1:], None], strict=True):
+        while opening and opening[-1].lo <= lo:
+            layer = opening.pop()
+            heapq.heappush(active, (-layer.position, layer.hi, layer.run_id))
+        while active and active[0][1] <= lo:
+            heapq.heappop(active)
+        _extend(pieces, Piece(lo, hi, active[0][2] if active else None))
+    return pieces
+
+
+def _in_force(publication: Publication, as_of: int | None) -> bool:
+    if as_of is None:
+        return publication.reverted is None
+    return publication.position <= as_of and (publication.reverted is None or publication.reverted > as_of)
+
+
+def _extend(pieces: list[Piece], piece: Piece) -> None:
+    if pieces and pieces[-1].run_id == piece.run_id:
+        pieces[-1] = pieces[-1]._replace(hi=piece.hi)
+    else:
+        pieces.append(piece)
+
+
+def change(current: Iterable[Piece], wanted: Iterable[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """What to close and what to open to come from one map to another."""
+    old, new = set(current), set(wanted)
+    return sorted(old - new, key=lambda p: p.lo), sorted(new - old, key=lambda p: p.lo)
+
+
+def history(publications: Sequence[Publication]) -> set[MapRow]:
+    """Every row the authority table has ever held, by applying publications and reverts in log order."""
+    moments = sorted({p.position for p in publications} | {p.reverted for p in publications if p.reverted is not None})
+    open_since = {Piece(1, None, None): 1}
+    rows: set[MapRow] = set()
+    for moment in moments:
+        closing, opening = change(open_since, topmost(publications, as_of=moment))
+        rows |= {MapRow(piece, open_since.pop(piece), moment) for piece in closing}
+        open_since |= dict.fromkeys(opening, moment)
+    return rows | {MapRow(piece, since, None) for piece, since in open_since.items()}
+
+
+def check(pieces: Sequence[Piece]) -> None:
+    """Raise InvariantBroken unless the pieces cover every position from 1 on exactly once."""
+    expected: int | None = 1
+    for piece in pieces:
+        if expected is None or piece.lo != expected or (piece.hi is not None and piece.hi <= piece.lo):
+            raise InvariantBroken(f"authority map: expected a piece from position {expected}, got {piece}")
+        expected = piece.hi
+    if expected is not None:
+        raise InvariantBroken(f"authority map: expected a piece from position {expected} on, got none")
+
+
+def overlapping(pieces: Iterable[Piece], lo: int, hi: int) -> list[Piece]:
+    """The parts of a map that lie in [lo, hi), cut to it."""
+    parts = [Piece(max(p.lo, lo), hi if p.hi is None else min(p.hi, hi), p.run_id) for p in pieces]
+    return [p for p in parts if p.hi is not None and p.lo < p.hi]

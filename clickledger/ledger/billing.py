@@ -1,0 +1,131 @@
+"""What billing reads: one feed of charges, adjustments and reversals in one order; totals; closing of periods."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import database, log
+
+FIELDS = (
+    "position", "line", "entry_kind", "click_id", "advertiser_id", "campaign_id", "currency", "amount_micros",
+    "write_off_micros", "from_verdict", "to_verdict", "original_period", "run_id",
+)  # fmt: skip
+SELECT_FEED = (
+    "SELECT position, line, entry_kind, click_id, advertiser_id, campaign_id, currency, amount_micros, "
+    "write_off_micros, from_verdict::text, to_verdict::text, original_period, run_id FROM billing_entries "
+    "WHERE position >= %(position)s AND position <= %(end)s AND (position, line) > (%(position)s, %(line)s) "
+    "ORDER BY position, line LIMIT %(limit)s"
+)
+# The last position of a page: entries after the cursor's own for `limit` lines, so that it reads a bounded range.
+SELECT_PAGE_END = """
+    SELECT max(position) FROM (
+        SELECT l.position, sum(l.row_count) OVER (ORDER BY l.position) - l.row_count AS rows_before
+        FROM log l WHERE l.position > %(position)s ORDER BY l.position LIMIT %(limit)s + 1) page
+    WHERE rows_before <= %(limit)s"""
+SELECT_TOTALS = """
+    SELECT currency, count(*), count(*) FILTER (WHERE verdict = 'valid'), count(*) FILTER (WHERE verdict = 'invalid'),
+           count(*) FILTER (WHERE verdict = 'undecided'),
+           coalesce(sum(cost_micros) FILTER (WHERE verdict = 'valid'), 0)::bigint,
+           coalesce(sum(cost_micros) FILTER (WHERE verdict = 'undecided'), 0)::bigint
+    FROM authoritative_decisions_as_of(%s) GROUP BY currency ORDER BY currency"""
+SELECT_FEED_TOTAL = """
+    SELECT coalesce(sum(amount_micros), 0)::bigint, coalesce(sum(write_off_micros), 0)::bigint
+    FROM billing_entries WHERE position <= %s"""
+
+
+class Cursor(NamedTuple):
+    """Where a reader stands: after `line` of the entry at `position`, whose chain hash it saw."""
+
+    position: int = 0
+    line: int = -1
+    chain_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Lines of the feed and the cursor after them; `at_head` when nothing more is there yet."""
+
+    entries: list[dict[str, Any]]
+    cursor: Cursor
+    at_head: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Authoritative clicks by verdict and billed money in one currency."""
+
+    currency: str
+    clicks: int
+    valid: int
+    invalid: int
+    undecided: int
+    billed_micros: int
+    undecided_micros: int
+
+
+def read(conn: database.Connection, cursor: Cursor = Cursor(), limit: int = 1_000) -> Page:  # noqa: B008  # immutable
+    """The next lines after a cursor, in (position, line) order.
+
+    Raises Conflict when the log no longer holds the entry the cursor saw, as after a failover that lost commits.
+    """
+    _check(conn, cursor)
+    head = log.head(conn).position
+    at = {"position": cursor.position, "line": cursor.line, "limit": limit}
+    row = conn.execute(SELECT_PAGE_END, at).fetchone()
+    end = row[0] if row and row[0] is not None else head
+    lines = conn.execute(SELECT_FEED, at | {"end": end}).fetchall()
+    entries = [dict(zip(FIELDS, line, strict=True)) for line in lines]
+    if len(entries) == limit:
+        position, line = entries[-1]["position"], entries[-1]["line"]
+    else:
+        position, line = max(end, cursor.position), (1 << 62)  # all of the entry at `end` was read
+    next_cursor = Cursor(position, line, log.entry(conn, position).chain_hash.hex())
+    return Page(entries, next_cursor, at_head=len(entries) < limit and end == head)
+
+
+def _check(conn: database.Connection, cursor: Cursor) -> None:
+    if cursor.position == 0:
+        return
+    row = conn.execute("SELECT chain_hash FROM log WHERE position = %s", (cursor.position,)).fetchone()
+    found = bytes(row[0]).hex() if row else "no entry"
+    if found != cursor.chain_hash:
+        raise errors.Conflict(f"position {cursor.position}: expected chain hash {cursor.chain_hash}, got {found}")
+
+
+def totals(conn: database.Connection, as_of: int | None = None) -> list[Totals]:
+    """Authoritative totals by currency, now or as of a log position."""
+    position = log.head(conn).position if as_of is None else as_of
+    return [Totals(*row) for row in conn.execute(SELECT_TOTALS, (position,))]
+
+
+def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int, int]:
+    """Sum of all lines of the feed up to a position: (posted, written off), micros."""
+    position = log.head(conn).position if as_of is None else as_of
+    row = conn.execute(SELECT_FEED_TOTAL, (position,)).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def close_period(conn: database.Connection, period: str, actor: str, reason: str = "") -> int:
+    """Close a period (YYYY-MM): its charges change no more, corrections become adjustments. The entry's position."""
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", period):
+        raise errors.InvalidInput(f"period: expected YYYY-MM, got {period!r}")
+    with log.writing(conn) as writer:
+        if found := writer.execute("SELECT closed_position FROM billing_periods WHERE period = %s", (period,)):
+            raise errors.Conflict(f"period {period} was closed at position {found[0][0]}")
+        entry = writer.record("period_closed", {"period": period}, actor, reason)
+        writer.execute("INSERT INTO billing_periods VALUES (%s, %s)", (period, entry.position))
+        return entry.position
+
+
+def lines_of(conn: database.Connection, click_id: uuid.UUID) -> list[dict[str, Any]]:
+    """Everything billing was told of one click, in order."""
+    query = (
+        "SELECT position, line, entry_kind, click_id, advertiser_id, campaign_id, currency, amount_micros, "
+        "write_off_micros, from_verdict::text, to_verdict::text, original_period, run_id FROM billing_entries "
+        "WHERE click_id = %s ORDER BY position, line"
+    )
+    return [dict(zip(FIELDS, row, strict=True)) for row in conn.execute(query, (click_id,))]

@@ -1,0 +1,169 @@
+"""What publishing a run would change: flips and money, computed aside and named by a digest.
+
+Invariants:
+- per advertiser, slice and currency: billed before + adjustments + write-offs = billed after, where the first and last
+  are summed from decisions and the middle from the adjustment lines;
+- a comparison describes the authority as of one log position; publishing under another one is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import IsolationLevel
+
+from clickledger import errors
+from clickledger.ledger import authority, canonical, database, log, runs
+
+# Credits always post. A back-charge posts only while its period is open; else it is written off.
+INSERT_ADJUSTMENTS = """
+    INSERT INTO adjustments (adjustment_set, line, click_id, advertiser_id, campaign_id, currency, slice, from_run_id,
+                             from_verdict, to_verdict, amount_micros, write_off_micros, original_period, posting_period)
+    SELECT {set}, row_number() OVER (ORDER BY n.log_position, n.line) - 1, n.click_id, n.advertiser_id, n.campaign_id,
+           n.currency, n.slice, o.from_run_id, o.verdict, n.verdict,
+           CASE WHEN m.change > 0 AND b.period IS NOT NULL THEN 0 ELSE m.change END,
+           CASE WHEN m.change > 0 AND b.period IS NOT NULL THEN m.change ELSE 0 END,
+           p.period, CASE WHEN b.period IS NULL THEN p.period ELSE {open_period} END
+    FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
+    CROSS JOIN LATERAL (SELECT click_period(n.click_id) AS period) p
+    CROSS JOIN LATERAL (SELECT CASE WHEN n.verdict = 'valid' THEN n.cost_micros ELSE 0 END
+                             - CASE WHEN o.verdict = 'valid' THEN o.cost_micros ELSE 0 END AS change) m
+    LEFT JOIN billing_periods b ON b.period = p.period
+    WHERE n.verdict <> o.verdict"""
+INSERT_TOTALS = """
+    WITH rows AS (
+        SELECT n.advertiser_id, n.slice, n.currency, count(*) AS clicks,
+               count(*) FILTER (WHERE n.verdict <> o.verdict AND n.verdict = 'valid') AS to_valid,
+               count(*) FILTER (WHERE n.verdict <> o.verdict AND n.verdict = 'invalid') AS to_invalid,
+               count(*) FILTER (WHERE n.verdict <> o.verdict AND n.verdict = 'undecided') AS to_undecided,
+               count(*) FILTER (WHERE n.carried) AS carried,
+               coalesce(sum(o.cost_micros) FILTER (WHERE o.verdict = 'valid'), 0) AS before,
+               coalesce(sum(n.cost_micros) FILTER (WHERE n.verdict = 'valid'), 0) AS after
+        FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
+        GROUP BY 1, 2, 3),
+    lines AS (
+        SELECT advertiser_id, slice, currency, sum(amount_micros) AS amount, sum(write_off_micros) AS write_off,
+               sum(abs(amount_micros)) AS gross
+        FROM adjustments WHERE adjustment_set = {set} GROUP BY 1, 2, 3)
+    INSERT INTO comparison_totals
+    SELECT {set}, advertiser_id, slice, currency, clicks, to_valid, to_invalid, to_undecided, carried, before,
+           coalesce(amount, 0), coalesce(write_off, 0), after, coalesce(gross, 0)
+    FROM rows LEFT JOIN lines USING (advertiser_id, slice, currency)"""
+SELECT_TOTALS = """
+    SELECT advertiser_id, slice, currency, clicks, to_valid, to_invalid, to_undecided, carried, billed_before_micros,
+           adjustments_micros, write_off_micros, billed_after_micros, gross_micros
+    FROM comparison_totals WHERE adjustment_set = %s ORDER BY advertiser_id, slice, currency"""
+TOTAL_COLUMNS = (
+    "advertiser_id", "slice", "currency", "clicks", "to_valid", "to_invalid", "to_undecided", "carried",
+    "billed_before_micros", "adjustments_micros", "write_off_micros", "billed_after_micros", "gross_micros",
+)  # fmt: skip
+SUMMED = TOTAL_COLUMNS[3:]
+INSERT_COMPARISON = "INSERT INTO comparisons VALUES (%s, %s, %s, %s, %s, %s)"
+SELECT_COMPARISON = """
+    SELECT comparison_id, run_id, adjustment_set, compared_at_position, digest, summary
+    FROM comparisons WHERE run_id = %s ORDER BY comparison_id DESC LIMIT 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A run beside the decisions in force at `compared_at_position`; money in micros of each currency.
+
+    `totals` has one row per advertiser, slice and currency; `summary` their sums; `digest` names it all.
+    """
+
+    comparison_id: int
+    run_id: int
+    adjustment_set: uuid.UUID
+    compared_at_position: int
+    digest: str
+    summary: dict[str, Any]
+    totals: list[dict[str, Any]]
+
+    def by(self, column: str) -> dict[str, dict[str, int]]:
+        """Sums of the totals by 'slice', 'advertiser_id' or 'currency'."""
+        sums: dict[str, dict[str, int]] = {}
+        for row in self.totals:
+            group = sums.setdefault(row[column], dict.fromkeys(SUMMED, 0))
+            for name in SUMMED:
+                group[name] += row[name]
+        return sums
+
+
+def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
+    """Compare a staged run with the authority in force and record what publishing it would do.
+
+    Raises Refused before it is staged, InvariantBroken when clicks are missing or money is not conserved.
+    """
+    run = runs.get(conn, run_id)
+    if run.status != "staged" or run.content_digest is None:
+        raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
+    adjustment_set = uuid.uuid4()
+    with database.translated():
+        compared_at, totals = _compute(conn, run, adjustment_set)
+    summary = {name: sum(row[name] for row in totals) for name in SUMMED}
+    if summary["clicks"] != run.row_count:
+        raise errors.InvariantBroken(f"run {run_id}: expected {run.row_count} clicks compared, got {summary['clicks']}")
+    summary |= {
+        "run_id": run_id,
+        "positions": [run.lo, run.hi],
+        "compared_at_position": compared_at,
+        "flips": summary["to_valid"] + summary["to_invalid"] + summary["to_undecided"],
+        "content_digest": run.content_digest.hex(),
+        "totals_digest": hashlib.sha256(canonical.canonical_json(totals).encode()).hexdigest(),
+    }
+    text = canonical.canonical_json(summary)
+    digest = hashlib.sha256(b"clickledger:comparison:1" + text.encode()).digest()
+    with log.writing(conn) as writer:
+        entry = writer.record("replay_compared", summary | {"digest": digest.hex()}, actor)
+        writer.execute(INSERT_COMPARISON, (entry.position, run_id, adjustment_set, compared_at, digest, text))
+    return Comparison(entry.position, run_id, adjustment_set, compared_at, digest.hex(), summary, totals)
+
+
+def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID) -> tuple[int, list[dict[str, Any]]]:
+    """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
+    conn.isolation_level = IsolationLevel.REPEATABLE_READ
+    try:
+        with conn.transaction():
+            conn.execute("SET LOCAL work_mem = '64MB'")
+            head = log.head(conn)
+            parts = {
+                "set": f"'{adjustment_set}'::uuid",
+                "run": f"{run.run_id:d}",
+                "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi),
+                "open_period": f"'{open_period(conn)}'",
+            }
+            for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
+                conn.execute(statement.format(**parts).encode())
+            return head.position, _totals(conn, adjustment_set)
+    finally:
+        conn.isolation_level = None
+
+
+def _totals(conn: database.Connection, adjustment_set: uuid.UUID) -> list[dict[str, Any]]:
+    rows = conn.execute(SELECT_TOTALS, (adjustment_set,))
+    return [dict(zip(TOTAL_COLUMNS, row, strict=True)) for row in rows]
+
+
+def open_period(conn: database.Connection) -> str:
+    """The period that adjustments to closed periods post to: this month, or the first open one after it."""
+    closed = {row[0] for row in conn.execute("SELECT period FROM billing_periods")}
+    now = datetime.now(UTC)
+    year, month = now.year, now.month
+    while f"{year:04d}-{month:02d}" in closed:
+        year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+    return f"{year:04d}-{month:02d}"
+
+
+def latest(conn: database.Connection, run_id: int) -> Comparison:
+    """The newest comparison of a run. Raises NotFound."""
+    row = conn.execute(SELECT_COMPARISON, (run_id,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"run {run_id} was not compared yet")
+    comparison_id, _, adjustment_set, compared_at, digest, text = row
+    totals = _totals(conn, adjustment_set)
+    return Comparison(comparison_id, run_id, adjustment_set, compared_at, bytes(digest).hex(), json.loads(text), totals)

@@ -1,0 +1,123 @@
+"""Publishing and reverting a run: one short transaction each, whatever the number of corrected decisions.
+
+Invariants:
+- a publication takes effect with its commit, for every click of the run's range or for none;
+- it is refused when the authority over its range, or the set of closed periods, changed since it was compared;
+- a revert takes away the topmost layer only: beneath a later overlapping publication it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import authority, database, log, runs
+
+SELECT_NEWEST_COMPARISON = """
+    SELECT comparison_id, adjustment_set, compared_at_position, digest, summary
+    FROM comparisons WHERE run_id = %s ORDER BY comparison_id DESC LIMIT 1"""
+SELECT_CHANGES_SINCE = """
+    SELECT run_id, greatest(position, reverted_position) FROM publications
+    WHERE positions && int8range(%s, %s) AND (position > %s OR reverted_position > %s)
+    ORDER BY 2 DESC LIMIT 1"""
+SELECT_OTHERS_SINCE = """
+    SELECT run_id, greatest(position, reverted_position) FROM publications
+    WHERE positions && int8range(%s, %s) AND (position > %s OR reverted_position > %s) AND run_id <> %s
+    ORDER BY 2 DESC LIMIT 1"""
+SELECT_PERIOD_CLOSED_SINCE = "SELECT period FROM billing_periods WHERE closed_position > %s LIMIT 1"
+SELECT_UNBALANCED = """
+    SELECT advertiser_id FROM comparison_totals WHERE adjustment_set = %s
+    GROUP BY advertiser_id, currency
+    HAVING sum(billed_before_micros) + sum(adjustments_micros) + sum(write_off_micros) <> sum(billed_after_micros)"""
+SELECT_PUBLISHED = """
+    SELECT position, lower(positions), upper(positions) FROM publications
+    WHERE run_id = %s AND reverted_position IS NULL"""
+SELECT_ABOVE = """
+    SELECT run_id, position FROM publications
+    WHERE positions && int8range(%s, %s) AND position > %s AND reverted_position IS NULL LIMIT 1"""
+
+
+class Published(NamedTuple):
+    """A publication or revert: its entry's position and how long its transaction took, from lock to commit."""
+
+    position: int
+    seconds: float
+
+
+def publish(conn: database.Connection, run_id: int, digest: str, actor: str, reason: str) -> Published:
+    """Put a staged run in force over its range, as the comparison named by `digest` said.
+
+    Raises Refused before it is staged or when it is in force already, StalePlan when the world changed since.
+    """
+    with log.writing(conn) as writer:
+        started = time.perf_counter()
+        run = _staged(writer, run_id)
+        comparison_id, summary = _fresh_comparison(writer, run, digest)
+        payload = {
+            "run_id": run_id,
+            "comparison_id": comparison_id,
+            "digest": digest,
+            "positions": [run.lo, run.hi],
+            "clicks": summary["clicks"],
+            "flips": summary["flips"],
+            "adjustments_micros": summary["adjustments_micros"],
+        }
+        entry = writer.record("replay_published", payload, actor, reason)
+        writer.execute(
+            "INSERT INTO publications VALUES (%s, %s, %s, int8range(%s, %s), NULL)",
+            (entry.position, run_id, comparison_id, run.lo, run.hi),
+        )
+        authority.rewrite(writer, entry.position)
+    return Published(entry.position, time.perf_counter() - started)
+
+
+def _staged(writer: log.Writer, run_id: int) -> runs.Run:
+    if not (found := writer.execute(runs.SELECT_RUN, (run_id,))):
+        raise errors.NotFound(f"no replay run {run_id}")
+    run = runs.Run(*found[0])
+    if run.status != "staged":
+        raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
+    if published := writer.execute(SELECT_PUBLISHED, (run_id,)):
+        raise errors.Refused(f"run {run_id} is in force already, since position {published[0][0]}")
+    return run
+
+
+def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[int, dict[str, Any]]:
+    if not (found := writer.execute(SELECT_NEWEST_COMPARISON, (run.run_id,))):
+        raise errors.Refused(f"run {run.run_id} was not compared yet")
+    comparison_id, adjustment_set, since, newest, summary_text = found[0]
+    if bytes(newest).hex() != digest:
+        raise errors.StalePlan(f"run {run.run_id}: expected comparison {bytes(newest).hex()}, got {digest}")
+    if changed := writer.execute(SELECT_CHANGES_SINCE, (run.lo, run.hi, since, since)):
+        other, at = changed[0]
+        raise errors.StalePlan(f"run {other} changed the range at position {at}, after position {since}: compare again")
+    if closed := writer.execute(SELECT_PERIOD_CLOSED_SINCE, (since,)):
+        raise errors.StalePlan(f"period {closed[0][0]} was closed after position {since}: compare again")
+    summary: dict[str, Any] = json.loads(summary_text)
+    others = writer.execute(SELECT_OTHERS_SINCE, (run.lo, run.hi, run.run_id, run.run_id, run.run_id))
+    if summary["carried"] and others:
+        raise errors.StalePlan(f"run {run.run_id} carries decisions that run {others[0][0]} has replaced: plan again")
+    if unbalanced := writer.execute(SELECT_UNBALANCED, (adjustment_set,)):
+        raise errors.InvariantBroken(f"money of advertiser {unbalanced[0][0]} is not conserved by run {run.run_id}")
+    return comparison_id, summary
+
+
+def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> Published:
+    """Take a publication away; what it covered decides again. Raises Refused unless it is in force and on top."""
+    with log.writing(conn) as writer:
+        started = time.perf_counter()
+        if not (published := writer.execute(SELECT_PUBLISHED, (run_id,))):
+            raise errors.Refused(f"run {run_id} is not in force: nothing to revert")
+        position, lo, hi = published[0]
+        if above := writer.execute(SELECT_ABOVE, (lo, hi, position)):
+            other, at = above[0]
+            raise errors.Refused(
+                f"run {other}, published at {at}, lies on top of run {run_id}: correct it by a new run"
+            )
+        payload = {"run_id": run_id, "publication": position, "positions": [lo, hi]}
+        entry = writer.record("replay_reverted", payload, actor, reason)
+        writer.execute("UPDATE publications SET reverted_position = %s WHERE position = %s", (entry.position, position))
+        authority.rewrite(writer, entry.position)
+    return Published(entry.position, time.perf_counter() - started)

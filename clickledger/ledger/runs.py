@@ -1,0 +1,186 @@
+"""Replay runs: planned over a closed range of positions, staged invisibly, then frozen.
+
+Invariants:
+- a run's range lies below the head when it is planned, so its manifest can never change;
+- a staged run holds exactly one decision for each click of its manifest, and takes no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import canonical, database, log
+
+CHUNK_ROWS = 10_000
+SELECT_BATCHES = """
+    SELECT position, row_count FROM log
+    WHERE position >= %s AND position < %s AND kind = 'clicks_decided' ORDER BY position"""
+SELECT_RUN = """
+    SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
+           incident_id, status, content_digest
+    FROM replay_runs WHERE run_id = %s"""
+INSERT_RUN = """
+    INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
+                             status)
+    VALUES (%s, int8range(%s, %s), %s, %s, %s, %s, %s, %s, 'planned')"""
+INSERT_CHUNKS = """
+    INSERT INTO replay_chunks (run_id, chunk_no, positions, row_count)
+    SELECT %s, u.chunk_no, int8range(u.lo, u.hi), u.row_count
+    FROM unnest(%s::integer[], %s::bigint[], %s::bigint[], %s::integer[]) AS u (chunk_no, lo, hi, row_count)"""
+SELECT_CHUNKS = """
+    SELECT lower(positions), upper(positions), row_count, content_digest, status
+    FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
+COUNT_STAGED = "SELECT count(*) FROM delayed_decisions WHERE run_id = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One replay run over log positions [lo, hi); `row_count` is its manifest."""
+
+    run_id: int
+    lo: int
+    hi: int
+    mode: str
+    model_version: int
+    calibration_version: int
+    scope: str
+    row_count: int
+    incident_id: int | None
+    status: str
+    content_digest: bytes | None
+
+    @property
+    def scope_filter(self) -> dict[str, list[str]]:
+        """The slices and advertisers the run re-decides; an absent key means all."""
+        return dict(json.loads(self.scope))
+
+
+class Chunk(NamedTuple):
+    """Log positions [lo, hi) of a run with their number of clicks."""
+
+    lo: int
+    hi: int
+    row_count: int
+
+
+def plan(
+    conn: database.Connection,
+    lo: int,
+    hi: int,
+    *,
+    model_version: int,
+    calibration_version: int,
+    actor: str,
+    reason: str,
+    mode: str = "rescore",
+    scope: dict[str, list[str]] | None = None,
+    incident_id: int | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Run:
+    """Plan a run over positions [lo, hi): its manifest and chunks, one log entry.
+
+    Raises InvalidInput when the range is not below the head, NotFound without such a calibration, Refused when the
+    range holds no click.
+    """
+    head = log.head(conn)
+    if not 1 <= lo < hi <= head.position + 1:
+        raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")
+    chunks = cut(conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi, chunk_rows)
+    if not chunks:
+        raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
+    last = log.entry(conn, hi - 1)
+    with log.writing(conn) as writer:
+        _check_calibration(writer, model_version, calibration_version)
+        rows = sum(chunk.row_count for chunk in chunks)
+        payload = {
+            "positions": [lo, hi],
+            "mode": mode,
+            "model_version": model_version,
+            "calibration_version": calibration_version,
+            "scope": scope or {},
+            "row_count": rows,
+            "chunks": len(chunks),
+            "incident_id": incident_id,
+            "last_chain_hash": last.chain_hash.hex(),  # pins the content of the whole range
+        }
+        run_id = writer.record("replay_planned", payload, actor, reason).position
+        scope_text = canonical.canonical_json(scope or {})
+        identity = (run_id, lo, hi, mode, model_version, calibration_version, scope_text, rows, incident_id)
+        writer.execute(INSERT_RUN, identity)
+        numbers = list(range(len(chunks)))
+        writer.execute(INSERT_CHUNKS, (run_id, numbers, *[list(column) for column in zip(*chunks, strict=True)]))
+    return get(conn, run_id)
+
+
+def cut(batches: Iterable[tuple[int, int]], lo: int, hi: int, chunk_rows: int) -> list[Chunk]:
+    """Chunks of about `chunk_rows` clicks that together cover [lo, hi); none when there is no click."""
+    chunks: list[Chunk] = []
+    rows = 0
+    for position, row_count in batches:
+        rows += row_count
+        if rows >= chunk_rows:
+            chunks.append(Chunk(chunks[-1].hi if chunks else lo, position + 1, rows))
+            rows = 0
+    if rows:
+        chunks.append(Chunk(chunks[-1].hi if chunks else lo, hi, rows))
+    elif chunks:
+        chunks[-1] = chunks[-1]._replace(hi=hi)
+    return chunks
+
+
+def _check_calibration(writer: log.Writer, model_version: int, calibration_version: int) -> None:
+    query = "SELECT 1 FROM calibrations WHERE calibration_version = %s AND model_version = %s"
+    if not writer.execute(query, (calibration_version, model_version)):
+        raise errors.NotFound(f"no calibration {calibration_version} of model {model_version}")
+
+
+def get(conn: database.Connection, run_id: int) -> Run:
+    """A run by its id. Raises NotFound."""
+    row = conn.execute(SELECT_RUN, (run_id,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no replay run {run_id}")
+    return Run(*row)
+
+
+def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
+    """Freeze a run whose chunks are all done: its rows must be exactly its manifest. A staged run stays as it is.
+
+    Raises Refused while chunks are missing, InvariantBroken when rows and manifest differ.
+    """
+    run = get(conn, run_id)
+    counted = conn.execute(COUNT_STAGED, (run_id,)).fetchone()
+    with log.writing(conn) as writer:
+        run = Run(*writer.execute(SELECT_RUN, (run_id,))[0])
+        if run.status == "staged":
+            return run
+        if run.status != "planned":
+            raise errors.Refused(f"run {run_id}: expected status planned, got {run.status}")
+        chunks = writer.execute(SELECT_CHUNKS, (run_id,))
+        if missing := sum(status != "done" for *_, status in chunks):
+            raise errors.Refused(f"run {run_id}: expected all {len(chunks)} chunks done, {missing} are not")
+        done = sum(row_count for _, _, row_count, _, _ in chunks)
+        if counted is None or not counted[0] == done == run.row_count:
+            raise errors.InvariantBroken(f"run {run_id}: expected {run.row_count} decisions, got {counted} in {done}")
+        digest = canonical.run_digest([(lo, hi, rows, bytes(content)) for lo, hi, rows, content, _ in chunks])
+        payload = {"run_id": run_id, "row_count": done, "content_digest": digest.hex()}
+        entry = writer.record("replay_staged", payload, actor)
+        writer.execute(
+            "UPDATE replay_runs SET status = 'staged', staged_position = %s, content_digest = %s WHERE run_id = %s",
+            (entry.position, digest, run_id),
+        )
+    return get(conn, run_id)
+
+
+def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:
+    """Give a planned or staged run up; its rows stay as evidence. Raises Refused while it is published."""
+    with log.writing(conn) as writer:
+        published = "SELECT position FROM publications WHERE run_id = %s AND reverted_position IS NULL"
+        if found := writer.execute(published, (run_id,)):
+            raise errors.Refused(f"run {run_id} is published at position {found[0][0]}: revert it first")
+        if not writer.execute("UPDATE replay_runs SET status = 'abandoned' WHERE run_id = %s RETURNING 1", (run_id,)):
+            raise errors.NotFound(f"no replay run {run_id}")
+        writer.record("replay_abandoned", {"run_id": run_id}, actor, reason)
