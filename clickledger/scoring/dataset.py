@@ -28,7 +28,7 @@ Stretch = tuple[int, int]  # event times [from, to) in Unix ms
 SELECT_CLICKS = """
     SELECT click_id, user_key, slice, features FROM clicks
     WHERE log_position > %(after)s AND log_position <= %(up_to)s AND feature_schema = %(schema)s AND seq > 0
-    ORDER BY log_position, seq"""
+    ORDER BY seq"""
 # An account's outcomes count wherever its click was, so the click is looked up beyond the training range, too.
 SELECT_OUTCOMES = """
     SELECT o.click_id, c.user_key, o.occurred_at_ms, o.value_micros FROM outcomes o JOIN clicks c USING (click_id)
