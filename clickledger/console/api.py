@@ -2,6 +2,7 @@
 
     POST /v1/clicks                  decide one click or a list; answers after commit
     GET  /v1/decisions/{click_id}    the decision in force
+    GET  /v1/billing/entries         charges and adjustments in one order, by ?cursor= and ?limit=
     GET  /healthz                    database, stream and workers
 
 Errors are `{"error": text}`. 503 carries Retry-After and means: nothing was refused for good, send it again.
@@ -28,7 +29,7 @@ from clickledger import settings as settings_
 from clickledger.console import intake_settings, services
 from clickledger.console.answering import Answering
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, NotFound, Refused, Unavailable
-from clickledger.ledger import database
+from clickledger.ledger import billing, database
 from clickledger.scoring import heartbeat, intake, stream
 from clickledger.scoring.click import Click
 from clickledger.scoring.intake import RejectedClick
@@ -37,8 +38,8 @@ from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.stream import Answer
 from clickledger.settings import Settings
 
-ANSWER_SECONDS_MAX = 5.0
 CLICKS_MAX = 1000  # in one request
+ENTRIES_MAX = 10_000  # in one answer
 BODY_BYTES_MAX = 8 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1
 STATUS = ((InvalidInput, 422), (NotFound, 404), (Refused, 403), (Conflict, 409), (Unavailable, 503))
@@ -49,20 +50,20 @@ _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 class _State:
     """What the running app holds."""
 
-    def __init__(self, settings: Settings, answer_seconds: float) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.pseudonyms: Pseudonyms = intake_settings.pseudonyms(settings)
         self.bounds: Bounds = intake_settings.bounds(settings)
-        self.answering = Answering(str(settings.redis_url), answer_seconds)
+        self.answering = Answering(str(settings.redis_url), settings.answer_seconds_max)
         self.pool = database.open_pool(str(settings.database_url), application_name="clickledger api", min_size=0)
         self.redis_url = str(settings.redis_url)
 
 
-def create_app(settings: Settings | None = None, answer_seconds: float = ANSWER_SECONDS_MAX) -> FastAPI:
+def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; without settings it reads them when it starts."""
 
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[None]:
-        state = _State(services.attach(settings or settings_.load()), answer_seconds)
+        state = _State(services.attach(settings or settings_.load()))
         running.state.held = state
         state.answering.start()
         try:
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None, answer_seconds: float = ANSWER_
     made.add_exception_handler(ClickledgerError, _on_error)
     made.add_api_route("/v1/clicks", post_clicks, methods=["POST"])
     made.add_api_route("/v1/decisions/{click_id}", get_decision, methods=["GET"])
+    made.add_api_route("/v1/billing/entries", get_billing_entries, methods=["GET"])
     made.add_api_route("/healthz", get_health, methods=["GET"])
     return made
 
@@ -103,6 +105,30 @@ def get_decision(click_id: str, request: Request) -> Response:
     if row is None:
         raise NotFound(f"no click {wanted}")
     return _json({name: _finite(value) for name, value in row.items()}, 200)
+
+
+def get_billing_entries(request: Request, cursor: str = "", limit: int = 1000) -> Response:
+    """The next lines of the billing feed after `cursor`, at most `limit`, and the cursor to go on from.
+
+    409 when the log no longer holds what the cursor has seen.
+    """
+    if not 1 <= limit <= ENTRIES_MAX:
+        raise InvalidInput(f"limit: expected 1 to {ENTRIES_MAX}, got {limit}")
+    with database.translated(), _held(request).pool.connection() as conn:
+        page = billing.read(conn, _cursor(cursor), limit)
+    following = ":".join(map(str, page.cursor))
+    return _json({"entries": page.entries, "cursor": following, "at_head": page.at_head}, 200)
+
+
+def _cursor(text: str) -> billing.Cursor:
+    """The cursor of a page, as this API wrote it; empty stands for the beginning."""
+    if not text:
+        return billing.Cursor()
+    try:
+        position, line, chain_hash = text.split(":")
+        return billing.Cursor(int(position), int(line), chain_hash)
+    except ValueError as error:
+        raise InvalidInput(f"cursor: expected one from an earlier answer, got {text[:80]!r}") from error
 
 
 def get_health(request: Request) -> Response:

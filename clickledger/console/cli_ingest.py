@@ -143,9 +143,8 @@ def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
                 steps.advance()
         if not intake.outcomes:
             return tally, None
-        found = [outcomes.Outcome(*outcome) for outcome in intake.outcomes]
         with database.connect(str(attached.database_url)) as conn:
-            return tally, outcomes.append(conn, found, actor="ingest")
+            return tally, outcomes.append(conn, intake.outcomes, actor="ingest")
 
 
 def _report_conflicts(tally: Tally, as_json: bool) -> None:

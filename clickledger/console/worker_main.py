@@ -51,6 +51,7 @@ def configuration(settings: Settings) -> WorkerConfig:
         database_url=database_url,
         redis_url=str(settings.redis_url),
         batch_clicks_max=settings.worker_batch_clicks_max,
+        claim_idle_ms=int(settings.claim_idle_seconds * 1000),
         device=_device(settings.device),
         bounds=intake_settings.bounds(settings),
     )
