@@ -45,6 +45,8 @@ def calibrate(
 ) -> Calibration:
     """Thresholds for a model from its scores (n,) of clicks, which of them purchased (n,), and their slices.
 
+    The budget is kept on these clicks. On simulated traffic, calibrated on the very three days it was trained on, a
+    network's FPR of the fourth came to 3 to 4 times the budget: calibrate on later clicks, or choose it accordingly.
     Raises InvalidInput for columns that do not fit or a budget outside [0, 1), Refused when no click purchased.
     """
     slice_of = np.asarray(slices, dtype=np.str_)
