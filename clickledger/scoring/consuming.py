@@ -55,7 +55,7 @@ class Consumer:
         self._name = name
         self._claim_idle_ms = claim_idle_ms
         self._bounds = bounds
-        self._has_own_pending = True
+        self._own_after: bytes | None = b"0"  # None once all that was taken before is taken again
         self._claim_at = 0.0
 
     def join(self) -> None:
@@ -74,9 +74,9 @@ class Consumer:
 
         Waits up to `block_ms` for new ones. Messages that are no clicks are put aside here.
         """
-        if self._has_own_pending:
-            found = self._read("0", clicks_max, None)
-            self._has_own_pending = bool(found)
+        if self._own_after is not None:
+            found = self._read(self._own_after, clicks_max, None)
+            self._own_after = found[-1][0] if found else None
             if found:
                 return self._decoded(found)
         if time.monotonic() >= self._claim_at and (claimed := self._claim(clicks_max)):
@@ -100,7 +100,7 @@ class Consumer:
         values = {"c": clicks_.ENCODER.encode(message.click), "r": message.reply_to, "k": message.key}
         self._put_aside(message.id, {name.encode(): value for name, value in values.items()}, reason)
 
-    def _read(self, after: str, count: int, block_ms: int | None) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    def _read(self, after: str | bytes, count: int, block_ms: int | None) -> list[tuple[bytes, dict[bytes, bytes]]]:
         found = self._client.xreadgroup(
             stream.GROUP, self._name, {stream.STREAM: after}, count=count, block=block_ms or None
         )
