@@ -1,0 +1,219 @@
+"""Training: a labelled set in, a model out.
+
+Invariants:
+- the same dataset, configuration and seed give the same artefact bytes on the same kind of machine (one thread, own
+  random stream, fixed order of sums within one build of torch); scoring is exact on every kind, see `model`;
+- a model ships with the weights its sums are exact with, and its metrics are measured with those;
+- no feature is made of labels: the columns are those of `transform`, nothing else goes in.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clickledger.errors import InvalidInput
+from clickledger.scoring import evaluate, feature_spec, model, transform
+from clickledger.scoring.dataset import Dataset
+from clickledger.scoring.model import Kind, Model
+
+Floats = npt.NDArray[np.float32]
+HOURS_PER_WEEK = 7 * 24
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Choices of a training. 100k clicks take a few seconds on one core with the defaults."""
+
+    hidden: tuple[int, int] = (64, 32)
+    l2: float = 1e-4  # on the weights of the intermediate layers; on the only layer of a regression
+    learning_rate: float = 2e-3
+    batch_rows: int = 1024
+    epochs_max: int = 30
+    patience: int = 5  # epochs without a better validation loss before stopping
+    validation_share: float = 0.15  # the last clicks in time
+    weight_cap: float = 50.0  # times the median weight
+
+
+DEFAULT_CONFIG = TrainingConfig()
+
+
+def train_network(dataset: Dataset, config: TrainingConfig = DEFAULT_CONFIG, seed: int = 0) -> Model:
+    """Three fully connected layers with ReLU, early stopping on the last clicks. Raises InvalidInput."""
+    return _train("network", config.hidden, dataset, config, seed)
+
+
+def train_logistic_regression(dataset: Dataset, config: TrainingConfig = DEFAULT_CONFIG, seed: int = 0) -> Model:
+    """The baseline: one layer on the same inputs, weights and stopping rule."""
+    return _train("logistic_regression", (), dataset, config, seed)
+
+
+def velocity_model(clicks_per_hour: int = 20) -> Model:
+    """The rule for an empty ledger: a user's clicks in the last hour, in octaves above `clicks_per_hour`.
+
+    Its score reaches 0 at that many clicks and never falls as they grow: threshold 0 makes it the rule of its name.
+    """
+    feature = feature_spec.INDEX["user_clicks_1h"]
+    limit = np.zeros((1, len(feature_spec.FEATURES)), dtype=np.int32)
+    limit[0, feature] = clicks_per_hour
+    column = transform.COLUMNS.index("user_clicks_1h")
+    weight = np.zeros((len(transform.COLUMNS), 1), dtype=np.float32)
+    weight[column] = 1.0
+    bias = -transform.encode(limit)[0, column : column + 1].astype(np.float32)
+    unit = transform.Transform(np.zeros(len(weight), dtype=np.float32), np.ones(len(weight), dtype=np.float32))
+    return Model("velocity", unit, ((weight, bias),), {"clicks_per_hour": clicks_per_hour, "profile": profile()})
+
+
+def sample_weights(features: npt.NDArray[np.int32], human: npt.NDArray[np.bool_], cap: float) -> Floats:
+    """Weights (n,), mean 1, that make cells of hour x weekday x login x label count alike (SLIDR row 11).
+
+    None is above `cap` x the median. Uncapped, the few humans of a sparse night hour would outvote everything else.
+    """
+    hour = features[:, feature_spec.INDEX["minute_of_week"]] // 60  # -1, no value, stays -1
+    status = features[:, feature_spec.INDEX["logged_in"]]
+    cell = ((hour + 1) * 3 + (status + 1)) * 2 + human
+    rarity = 1.0 / np.bincount(cell, minlength=(HOURS_PER_WEEK + 1) * 6)[cell]
+    capped = np.minimum(rarity, cap * np.median(rarity))
+    weights: Floats = (capped / capped.mean()).astype(np.float32)
+    return weights
+
+
+def profile() -> dict[str, str]:
+    """What training bits depend on besides the inputs."""
+    return {
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One part of a training set as tensors."""
+
+    inputs: torch.Tensor  # (n, columns) float32
+    robotic: torch.Tensor  # (n,) float32, 0 or 1
+    weight: torch.Tensor  # (n,) float32
+
+    def at(self, index: torch.Tensor) -> _Rows:
+        return _Rows(self.inputs[index], self.robotic[index], self.weight[index])
+
+
+def _train(kind: Kind, hidden: tuple[int, ...], dataset: Dataset, config: TrainingConfig, seed: int) -> Model:
+    _check(dataset, config)
+    order = np.argsort(dataset.event_time_ms, kind="stable")
+    split = len(order) - int(len(order) * config.validation_share)
+    learned = transform.fit(dataset.features[order[:split]])
+    weights = sample_weights(dataset.features, dataset.human, config.weight_cap)
+    fit, tail = (_rows(dataset, learned, weights, part) for part in (order[:split], order[split:]))
+    with _one_thread():
+        layers, course = _descend(fit, tail, hidden, config, seed)
+    judged = Model(kind, learned, layers)
+    metadata = {
+        "seed": seed,
+        "config": {**asdict(config), "hidden": list(hidden)},
+        "dataset": dataset.summary(),
+        "effective_sample": float(weights.sum() ** 2 / (weights**2).sum() / len(weights)),
+        "training": course,
+        "validation": _validation(judged, dataset, order[split:]),
+        "profile": profile(),
+    }
+    return Model(kind, learned, layers, metadata)
+
+
+def _check(dataset: Dataset, config: TrainingConfig) -> None:
+    humans = int(dataset.human.sum())
+    if not 0 < humans < len(dataset):
+        raise InvalidInput(f"training set: expected clicks of both labels, got {humans} human of {len(dataset)}")
+    if not 0.0 < config.validation_share < 1.0 or int(len(dataset) * config.validation_share) == 0:
+        raise InvalidInput(f"validation_share: expected some of {len(dataset)} clicks, got {config.validation_share}")
+
+
+def _rows(dataset: Dataset, learned: transform.Transform, weights: Floats, index: npt.NDArray[np.intp]) -> _Rows:
+    inputs = learned.inputs(dataset.features[index]) / transform.GRID
+    return _Rows(
+        torch.from_numpy(inputs.astype(np.float32)),
+        torch.from_numpy((~dataset.human[index]).astype(np.float32)),
+        torch.from_numpy(weights[index]),
+    )
+
+
+def _descend(
+    fit: _Rows, tail: _Rows, hidden: tuple[int, ...], config: TrainingConfig, seed: int
+) -> tuple[tuple[model.Layer, ...], dict[str, Any]]:
+    """Adam on weighted batches until the tail's loss stops falling -> layers of the best epoch, and how it went."""
+    stream = torch.Generator().manual_seed(seed)
+    parameters = _initial((fit.inputs.shape[1], *hidden, 1), stream)
+    optimiser = torch.optim.Adam([p for layer in parameters for p in layer], lr=config.learning_rate)
+    best, best_loss, best_epoch = _layers(parameters), float("inf"), 0
+    for epoch in range(1, config.epochs_max + 1):
+        order = torch.randperm(len(fit.inputs), generator=stream)
+        for start in range(0, len(order), config.batch_rows):
+            batch = fit.at(order[start : start + config.batch_rows])
+            optimiser.zero_grad()
+            (_loss(batch, parameters) + config.l2 * _penalty(parameters)).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        with torch.no_grad():
+            loss = float(_loss(tail, parameters))
+        if loss < best_loss:
+            best, best_loss, best_epoch = _layers(parameters), loss, epoch
+        elif epoch - best_epoch >= config.patience:
+            break
+    return best, {"epochs": epoch, "best_epoch": best_epoch, "validation_loss": best_loss}
+
+
+_Parameters = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def _initial(widths: tuple[int, ...], stream: torch.Generator) -> _Parameters:
+    """He initialisation, biases zero."""
+    parameters = []
+    for fan_in, fan_out in pairwise(widths):
+        weight = torch.randn(fan_in, fan_out, generator=stream) * (2.0 / fan_in) ** 0.5
+        parameters.append((weight.requires_grad_(), torch.zeros(fan_out, requires_grad=True)))
+    return parameters
+
+
+def _loss(rows: _Rows, parameters: _Parameters) -> torch.Tensor:
+    """Weighted mean logistic loss. The forward pass is the model's, activations limited alike but not rounded."""
+    values = rows.inputs  # (batch, columns)
+    for weight, bias in parameters[:-1]:
+        values = torch.addmm(bias, values, weight).clamp(0.0, model.ACTIVATION_LIMIT)
+    weight, bias = parameters[-1]
+    logits = torch.addmm(bias, values, weight).squeeze(1)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, rows.robotic, reduction="none")
+    return (losses * rows.weight).sum() / rows.weight.sum()
+
+
+def _penalty(parameters: _Parameters) -> torch.Tensor:
+    """Sum of squares of the intermediate layers' weights; of the only layer's where there is one."""
+    return torch.stack([weight.square().sum() for weight, _ in parameters[:-1] or parameters]).sum()
+
+
+def _layers(parameters: _Parameters) -> tuple[model.Layer, ...]:
+    return tuple((model.on_grid(w.detach().numpy()), model.on_grid(b.detach().numpy())) for w, b in parameters)
+
+
+def _validation(judged: Model, dataset: Dataset, tail: npt.NDArray[np.intp]) -> dict[str, Any]:
+    scores = judged.score(dataset.features[tail])
+    return evaluate.metrics(scores, dataset.human[tail], dataset.purchased[tail])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums split over threads depend on their number, and so would the digest."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,153 @@
+"""The promise behind every replay and audit: a row has one score, whatever it is scored with and wherever."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clickledger.scoring import feature_spec, model, transform
+
+WIDTH = len(transform.COLUMNS)
+INT32 = np.iinfo(np.int32)
+
+
+def random_snapshots(random: np.random.Generator, rows: int) -> np.ndarray:
+    """Every magnitude of count, missing values, and codes nobody has defined yet."""
+    features = (2.0 ** random.uniform(0, 31, (rows, len(feature_spec.FEATURES))) - 1).astype(np.int32)
+    features[random.random(features.shape) < 0.1] = feature_spec.NO_VALUE
+    features[:, feature_spec.INDEX["minute_of_week"]] = random.integers(-1, feature_spec.MINUTES_PER_WEEK, rows)
+    features[:, feature_spec.INDEX["logged_in"]] = random.integers(-1, 2, rows)
+    features[:, feature_spec.INDEX["device_kind"]] = random.integers(0, 9, rows)
+    return features
+
+
+def random_model(random: np.random.Generator, hidden: tuple[int, ...] = (64, 32), size: float = 1.0) -> model.Model:
+    """Layers that no training made: large enough to reach every limit on the way."""
+    learned = transform.Transform(
+        random.normal(5, 3, WIDTH).astype(np.float32), random.lognormal(0, 1, WIDTH).astype(np.float32)
+    )
+    widths = (WIDTH, *hidden, 1)
+    layers = tuple(
+        (model.on_grid(random.normal(0, size, (a, b))), model.on_grid(random.normal(0, size, b)))
+        for a, b in pairwise(widths)
+    )
+    return model.Model("network", learned, layers)
+
+
+@pytest.fixture(scope="module")
+def scored() -> tuple[model.Model, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(7)
+    judge, features = random_model(random, size=0.2), random_snapshots(random, 65_536)
+    return judge, features, judge.score(features)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 255, 256, 257, model.BLOCK_ROWS + 1, 65_536])
+def test_a_row_scores_to_the_same_bits_in_any_batch(
+    scored: tuple[model.Model, np.ndarray, np.ndarray], batch: int
+) -> None:
+    judge, features, expected = scored
+    rows = min(len(features), 40 * batch)
+    again = [judge.score(features[start : min(start + batch, rows)]) for start in range(0, rows, batch)]
+    assert np.concatenate(again).tobytes() == expected[:rows].tobytes()
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 600))
+@settings(max_examples=30, deadline=None)
+def test_a_row_scores_to_the_same_bits_in_any_order_and_company(
+    scored: tuple[model.Model, np.ndarray, np.ndarray], seed: int, rows: int
+) -> None:
+    judge, features, expected = scored
+    chosen = np.random.default_rng(seed).integers(0, len(features), rows)
+    assert judge.score(features[chosen]).tobytes() == expected[chosen].tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_threads_and_kernels_do_not_change_a_bit(
+    scored: tuple[model.Model, np.ndarray, np.ndarray], threads: int, onednn: bool
+) -> None:
+    judge, features, expected = scored
+    threads_before, onednn_before = torch.get_num_threads(), torch.backends.mkldnn.is_available()
+    try:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.set_flags(onednn)
+        again = judge.score(features[:20_000])
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.backends.mkldnn.set_flags(onednn_before)
+    assert again.tobytes() == expected[:20_000].tobytes()
+
+
+@pytest.mark.parametrize("instructions", ["default", "avx2"])
+def test_a_processor_with_other_instructions_gives_the_same_bits(
+    scored: tuple[model.Model, np.ndarray, np.ndarray], instructions: str, tmp_path: Path
+) -> None:
+    """The libraries are told to do without their widest vectors, as they would on an older machine."""
+    judge, features, expected = scored
+    (tmp_path / "model").write_bytes(model.to_artefact(judge))
+    np.save(tmp_path / "features.npy", features)
+    older = {
+        "ATEN_CPU_CAPABILITY": instructions,
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2" if instructions == "default" else "AVX2",
+        "NPY_DISABLE_CPU_FEATURES": " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCORE_THERE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **older},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [hashlib.sha256(expected.tobytes()).hexdigest()]
+
+
+SCORE_THERE = """
+import hashlib, pathlib, sys
+import numpy
+from clickledger.scoring import model
+folder = pathlib.Path(sys.argv[1])
+judge = model.from_artefact((folder / "model").read_bytes())
+print(hashlib.sha256(judge.score(numpy.load(folder / "features.npy")).tobytes()).hexdigest())
+"""
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.01, 0.3, 3.0]), hidden=st.sampled_from([(), (8, 4)]))
+@settings(max_examples=40, deadline=None)
+def test_scores_equal_those_of_whole_number_arithmetic(seed: int, size: float, hidden: tuple[int, ...]) -> None:
+    random = np.random.default_rng(seed)
+    judge, features = random_model(random, hidden, size), random_snapshots(random, 8)
+    expected = np.array([whole_number_score(judge, row) for row in features], dtype=np.float32)
+    assert judge.score(features).tobytes() == expected.tobytes()
+
+
+def whole_number_score(judge: model.Model, row: np.ndarray) -> np.float32:
+    """The same function by Python integers, one click and one sum at a time."""
+    values = [round(step) for step in judge.transform.inputs(row[None, :])[0].tolist()]
+    for number, (weight, bias) in enumerate(judge.layers):
+        weights = [[round(Fraction(float(w)) * 2**20) for w in column] for column in weight.T]
+        biases = [round(Fraction(float(b)) * 2**36) for b in bias]
+        sums = [b + sum(w * v for w, v in zip(ws, values, strict=True)) for ws, b in zip(weights, biases, strict=True)]
+        if number == len(judge.layers) - 1:
+            return np.float32(sums[0] / 2**36)
+        values = [min(max(round(Fraction(s, 2**20)), 0), 64 * 2**16) for s in sums]
+    raise AssertionError("a model ends in one logit")
+
+
+def test_extreme_snapshots_score_finitely() -> None:
+    judge = random_model(np.random.default_rng(3), size=2.0)
+    extremes = np.array([[INT32.min], [-1], [0], [INT32.max]], dtype=np.int32)
+    assert np.isfinite(judge.score(np.repeat(extremes, len(feature_spec.FEATURES), axis=1))).all()
+
+
+def test_no_clicks_have_no_scores() -> None:
+    judge = random_model(np.random.default_rng(3))
+    assert judge.score(np.empty((0, len(feature_spec.FEATURES)), dtype=np.int32)).shape == (0,)

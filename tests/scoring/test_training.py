@@ -1,0 +1,105 @@
+"""Learning: the same set gives the same model, and withheld labels give a bad one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from labelled_traffic import MONDAY_MS, WEEK_MS, Traffic, draw
+
+from clickledger.errors import InvalidInput
+from clickledger.scoring import calibration, dataset, evaluate, feature_spec, model, training
+
+CONFIG = training.TrainingConfig(epochs_max=8)
+
+
+@pytest.fixture(scope="module")
+def taught() -> Traffic:
+    return draw(12_000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def unseen() -> Traffic:
+    return draw(8_000, seed=2)
+
+
+@pytest.fixture(scope="module")
+def network(taught: Traffic) -> model.Model:
+    return training.train_network(taught.dataset, CONFIG, seed=5)
+
+
+def test_trained_twice_the_artefact_is_the_same(taught: Traffic, network: model.Model) -> None:
+    again = training.train_network(taught.dataset, CONFIG, seed=5)
+    assert model.digest(model.to_artefact(again)) == model.digest(model.to_artefact(network))
+
+
+def test_another_seed_is_another_model(taught: Traffic, network: model.Model) -> None:
+    other = training.train_network(taught.dataset, CONFIG, seed=6)
+    assert not np.array_equal(other.layers[0][0], network.layers[0][0])
+
+
+def test_training_leaves_threads_and_the_global_random_stream_alone(taught: Traffic) -> None:
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    training.train_logistic_regression(taught.dataset, dataclasses.replace(CONFIG, epochs_max=1))
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_kind_tells_robots_from_people(taught: Traffic, unseen: Traffic, network: model.Model) -> None:
+    regression = training.train_logistic_regression(taught.dataset, CONFIG)
+    for judge, least in ((network, 0.97), (regression, 0.97), (training.velocity_model(), 0.9)):
+        assert evaluate.auc(judge.score(unseen.dataset.features), unseen.robotic) > least, judge.kind
+
+
+def test_velocity_scores_rise_with_velocity_and_reach_zero_at_the_limit() -> None:
+    clicks = np.zeros((33, len(feature_spec.FEATURES)), dtype=np.int32)
+    clicks[:, feature_spec.INDEX["user_clicks_1h"]] = np.arange(33)
+    scores = training.velocity_model(clicks_per_hour=20).score(clicks)
+    assert (np.diff(scores) > 0).all() and scores[20] == 0
+
+
+def test_labels_withheld_for_some_hours_teach_a_model_to_invalidate_people_there(unseen: Traffic) -> None:
+    nights = tuple(dataset.hours_of_each_day(0, 6, MONDAY_MS, MONDAY_MS + WEEK_MS))
+    good, faulty = draw(12_000, seed=1), draw(12_000, seed=1, withheld=nights)
+    at_night = unseen.dataset.event_time_ms // feature_spec.HOUR_MS % 24 < 6
+    people = ~unseen.robotic & at_night
+    lost = {}
+    for name, traffic in (("good", good), ("faulty", faulty)):
+        judge = training.train_network(traffic.dataset, CONFIG)
+        known = traffic.dataset
+        made = calibration.calibrate(judge.score(known.features), known.purchased, known.slice.tolist(), 0.01, 100)
+        scores = judge.score(unseen.dataset.features[people])
+        lost[name] = calibration.rates(scores, people[people], unseen.dataset.slice[people].tolist(), made.thresholds)
+    assert lost["faulty"]["*"]["ivr"] > 5 * lost["good"]["*"]["ivr"]
+
+
+def test_weights_make_every_cell_count_alike() -> None:
+    traffic = draw(4_000).dataset
+    weights = training.sample_weights(traffic.features, traffic.human, cap=1e9)
+    hour = traffic.features[:, feature_spec.INDEX["minute_of_week"]] // 60
+    login = traffic.features[:, feature_spec.INDEX["logged_in"]]
+    cell = np.unique(np.stack([hour, login, traffic.human]), axis=1, return_inverse=True)[1].ravel()
+    totals = np.bincount(cell, weights)
+    assert totals == pytest.approx(np.full(len(totals), totals[0]), rel=1e-4)
+    assert weights.mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_no_weight_is_above_the_cap() -> None:
+    traffic = draw(4_000).dataset
+    weights = training.sample_weights(traffic.features, traffic.human, cap=1.5)
+    assert weights.max() <= 1.5001 * np.median(weights)
+
+
+def test_a_model_states_what_it_was_made_of(taught: Traffic, network: model.Model) -> None:
+    made_of = network.metadata
+    assert made_of["seed"] == 5 and made_of["config"]["hidden"] == [64, 32]
+    assert made_of["dataset"]["digest"] == taught.dataset.digest() and made_of["dataset"]["rows"] == 12_000
+    assert made_of["validation"]["auc"] > 0.5 and made_of["profile"]["torch"] == str(torch.__version__)
+
+
+def test_a_set_of_one_label_is_refused(taught: Traffic) -> None:
+    nobody = dataclasses.replace(taught.dataset, human=np.zeros(len(taught.dataset), dtype=bool))
+    with pytest.raises(InvalidInput, match="expected clicks of both labels, got 0 human of 12000"):
+        training.train_network(nobody)
