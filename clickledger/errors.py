@@ -6,7 +6,7 @@
     ├── InvalidInput                     2     what was given cannot be used; names the field, expected and got
     │   └── InvalidSetting               2
     ├── NotFound                         2     no such click, run, model, incident
-    ├── Refused                          3     legal to ask, not allowed now (a cap, a guardrail, a missing confirmation)
+    ├── Refused                          3     legal to ask, not allowed now (a cap, a guardrail, no confirmation)
     ├── Conflict                         4     the world is not as the caller believed
     │   ├── RevokedDeployment            4     the batch was decided under an epoch that was rolled back
     │   ├── LostCounters                 4     the batch was counted under a counter epoch that is gone

@@ -157,15 +157,14 @@ def _problem(entry: log.Entry, leaves: bytes, rows: bytes) -> str | None:
     if len(rows) != len(leaves):
         return f"expected {entry.row_count} rows, got {len(rows) // size}"
     if rows != leaves:
-        line = next(
-            i for i in range(entry.row_count) if rows[i * size : (i + 1) * size] != leaves[i * size : (i + 1) * size]
-        )
+        pairs = ((rows[i : i + size], leaves[i : i + size]) for i in range(0, len(rows), size))
+        line = next(i for i, (row, leaf) in enumerate(pairs) if row != leaf)
         return f"the row at line {line} is not the one that was appended"
     return None
 
 
 def _grouped(conn: database.Connection, copy: str, domain: bytes) -> Iterator[_Group]:
-    """Leaves of the copied rows by log position; rows start with (log_position, line), which are no part of the leaf."""
+    """Leaves of the copied rows by log position; rows start with (log_position, line), not part of a leaf."""
     keyed = ((int.from_bytes(row[6:14]), row[22:]) for row in _copied(conn, copy))
     for position, rows in groupby(keyed, key=lambda pair: pair[0]):
         yield _Group(position, canonical.leaves(domain, (row for _, row in rows)))

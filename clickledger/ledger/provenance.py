@@ -13,8 +13,8 @@ from clickledger.ledger import authority, billing, database, log
 
 SELECT_CLICK = """
     SELECT click_id, click_time(click_id) AS event_time, log_position, source, external_id, user_key, session_key,
-           ip_key, device, device_kind, advertiser_id, campaign_id, cost_micros, currency, logged_in, slice, intake_digest,
-           features, feature_schema, counter_epoch, seq
+           ip_key, device, device_kind, advertiser_id, campaign_id, cost_micros, currency, logged_in, slice,
+           intake_digest, features, feature_schema, counter_epoch, seq
     FROM clicks WHERE click_id = %s"""
 SELECT_BY_EXTERNAL_ID = "SELECT click_id FROM clicks WHERE external_id = %s LIMIT 2"
 SELECT_DECISIONS = """

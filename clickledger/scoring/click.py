@@ -2,7 +2,7 @@
 
 Invariants:
 - `click_id` is a UUIDv7 whose 48-bit time is `event_time_ms`;
-- `intake_digest` covers the sender's fields only, so an honest retry has the same digest whatever happened here meanwhile.
+- `intake_digest` covers the sender's fields only: an honest retry has the same digest whatever happened here meanwhile.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from simple_clicks import click, key
 
 from clickledger.errors import Conflict, InvalidInput, LostCounters, Refused, Unavailable
@@ -229,7 +231,8 @@ def test_a_server_that_may_evict_is_refused(valkey: redis.Redis, policy: str) ->
 def test_a_server_that_does_not_answer_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening
-        with redis.Redis(port=taken.getsockname()[1]) as client, pytest.raises(Unavailable):
+        port, never = taken.getsockname()[1], Retry(NoBackoff(), 0)
+        with redis.Redis(port=port, retry=never) as client, pytest.raises(Unavailable):
             FeatureCounter(client, 1).count(stream(1))
 
 

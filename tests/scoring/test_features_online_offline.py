@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,22 @@ from clickledger.scoring.counters import Counted, FeatureCounter
 
 MINUTE = feature_spec.MINUTE_MS
 HOUR = feature_spec.HOUR_MS
-STEPS_MS = [0, 0, 1, 300, 3_000, 9_999, 10_000, MINUTE, 10 * MINUTE, 31 * MINUTE, 4 * HOUR, 12 * HOUR, 24 * HOUR]
+STEPS_MS = [
+    0,
+    0,
+    1,
+    300,
+    3_000,
+    9_999,
+    10_000,
+    MINUTE,
+    10 * MINUTE,
+    31 * MINUTE,
+    4 * HOUR,
+    12 * HOUR,
+    24 * HOUR - MINUTE,
+    24 * HOUR,
+]
 DELAYS_MS = [0, 0, 0, 5, 2_500, 60_000, 119_999, 120_000, 120_001, 600_000]
 
 small = st.integers(0, 3)
@@ -98,7 +114,16 @@ def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
 
 def random_click(random: np.random.Generator, number: int, event_time_ms: int, users: int) -> Click:
     user, ip, session, campaign, device = (int(part) for part in random.integers(0, [users, 20, 3, 9, 40]))
-    return click(number, event_time_ms, user=user, ip=ip, session=session, campaign=campaign, device=device)
+    return click(
+        number,
+        event_time_ms,
+        user=user,
+        ip=ip,
+        session=session,
+        campaign=campaign,
+        device=device,
+        logged_in=(None, False, True)[number % 3],
+    )
 
 
 def joined(parts: Sequence[Counted]) -> Counted:
@@ -126,6 +151,34 @@ def test_recomputing_equals_counting_whatever_arrives(valkey: redis.Redis, rows:
     assert [bool(seq) for seq in counted.seq] == [not reason for reason in counted.reason]
     logged, snapshots = counted_once(clicks, counted)
     assert_same(feature_replay.recompute(logged), snapshots)
+
+
+@pytest.mark.parametrize("users", [2, 40])
+@pytest.mark.parametrize("step_ms", [200, 20_000, 15 * MINUTE])
+def test_every_pace_of_traffic_is_recomputed(valkey: redis.Redis, users: int, step_ms: int) -> None:
+    counters.open_epoch(valkey, 1)
+    random = np.random.default_rng([users, step_ms])
+    times = int(time.time() * 1000) - HOUR - np.cumsum(random.exponential(step_ms, 1500).astype(np.int64))[::-1]
+    delays = random.integers(0, 110_000, 1500) * random.integers(0, 2, 1500)
+    clicks = [random_click(random, n, int(times[n] - delays[n]), users) for n in range(1500)]
+    counted = FeatureCounter(valkey, 1).count(clicks)
+    logged, snapshots = counted_once(clicks, counted)
+    assert len(logged) > 1400
+    assert_same(feature_replay.recompute(logged), snapshots)
+
+
+def test_recent_clicks_end_at_the_first_that_is_a_day_old(valkey: redis.Redis) -> None:
+    counters.open_epoch(valkey, 1)
+    start_ms = int(time.time() * 1000) - 48 * HOUR
+    young = click(1, start_ms + 100_000, campaign=1)
+    old = click(2, start_ms, campaign=2)  # counted later, happened earlier
+    clicks = [young, old, click(3, start_ms + 24 * HOUR, campaign=3)]
+    counted = FeatureCounter(valkey, 1).count(clicks)
+    at = feature_spec.INDEX
+    assert counted.features[2, at["user_campaigns"]] == 1
+    assert counted.features[2, at["user_last_gap_ms"]] == feature_spec.NO_VALUE
+    assert counted.features[2, at["user_session_age_ms"]] == 0
+    assert_same(feature_replay.recompute(clicks), counted.features)
 
 
 def test_four_callers_at_once_are_explained_by_seq_alone(valkey: redis.Redis, valkey_port: int) -> None:
