@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=15.0, gt=0)  # a chunk whose worker is silent this long is given to another
 
     detect_interval_seconds: float = Field(default=10.0, gt=0)
+    known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
     rollback_policy: Literal["observe", "propose", "auto"] = "auto"
+    auto_replay: bool = True  # after a rollback; publishing is always somebody's decision
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 

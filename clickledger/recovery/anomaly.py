@@ -1,0 +1,95 @@
+"""One look at the deployment in force: is it anomalous beside its shadow?
+
+A function of the ledger alone: two detectors that look at the same log see the same thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clickledger.ledger import database, deployments
+from clickledger.recovery import detection, incidents, signals
+from clickledger.recovery.incidents import Incident
+
+TICKS_OF_EVIDENCE = 120  # the newest ones of each course that go into the entry
+
+
+@dataclass(frozen=True)
+class Found:
+    """An anomaly of the deployment in force."""
+
+    deployment_epoch: int
+    model_version: int
+    alarm: detection.Alarm
+    evidence: dict[str, Any]
+
+
+def look(conn: database.Connection, *, tick_seconds: float, purchase_age_seconds: float) -> Found | None:
+    """Judge the deployment in force; None without a shadow, with an open incident, or when all is well."""
+    deployment = deployments.current(conn)
+    if not deployment.routing.get("shadow"):
+        return None
+    known = incidents.listed(conn, deployment.epoch)
+    if any(incident.status.open for incident in known):
+        return None
+    signals.fold_known_customers(conn)
+    # What led to an incident that somebody set aside is no evidence for another.
+    after = max([deployment.position, *(incident.updated_position for incident in known)])
+    found = signals.window(conn, after)
+    if found is None:
+        return None
+    by_model = signals.disagreements(
+        conn,
+        *found,
+        epoch=deployment.epoch,
+        tick_seconds=tick_seconds,
+        purchase_age_ms=round(purchase_age_seconds * 1000),
+    )
+    for model_version, series in sorted(by_model.items()):
+        if alarm := detection.judge(series.known, series.everyone):
+            evidence = _evidence(deployment, found, tick_seconds, purchase_age_seconds, alarm)
+            return Found(deployment.epoch, model_version, alarm, evidence)
+    return None
+
+
+def detect(
+    conn: database.Connection, *, tick_seconds: float, purchase_age_seconds: float, actor: str
+) -> Incident | None:
+    """Look, and raise an incident for what is found; the incident, None when nothing was raised."""
+    found = look(conn, tick_seconds=tick_seconds, purchase_age_seconds=purchase_age_seconds)
+    if found is None:
+        return None
+    return incidents.raise_incident(conn, found.deployment_epoch, found.model_version, found.evidence, actor)
+
+
+def _evidence(
+    deployment: deployments.Deployment,
+    window: tuple[int, int],
+    tick_seconds: float,
+    purchase_age_seconds: float,
+    alarm: detection.Alarm,
+) -> dict[str, Any]:
+    telling = [r for r in alarm.readings if r.slice in {alarm.scope, alarm.slice}]
+    return {
+        "onset": deployment.position,  # of a bad deployment it is known, not estimated
+        "shadow": deployment.routing["shadow"],
+        "scope": alarm.scope,
+        "slice": alarm.slice,
+        "signals": alarm.signals,
+        "window": list(window),
+        "tick_seconds": tick_seconds,
+        "purchase_age_seconds": purchase_age_seconds,
+        "readings": [_reading(reading) for reading in telling],
+    }
+
+
+def _reading(reading: detection.Reading) -> dict[str, Any]:
+    """A reading as it goes into the log: finite numbers, the end of its course."""
+    fields = {name: value for name, value in asdict(reading).items() if value != float("inf")}
+    fields["course"] = [round(value, 3) for value in reading.course[-TICKS_OF_EVIDENCE:]]
+    return fields | {
+        "cusum": round(reading.cusum, 3),
+        "theta": round(reading.theta, 6),
+        "evidence": round(reading.evidence, 3),
+    }

@@ -1,0 +1,84 @@
+"""The Celery application: `celery -A clickledger.recovery.celery_app worker` and `... beat`.
+
+The broker only wakes workers. What there is to do, who does it and what became of it is in PostgreSQL; a message that
+is lost, late or delivered twice costs time and nothing else. So there are no results, chords or countdowns, and beat's
+messages expire before the next one comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init
+
+from clickledger import settings
+from clickledger.errors import InvalidSetting
+
+QUEUE = "cl:recovery"
+SWEEP_SECONDS = 2.0
+PARTITIONS_SECONDS = 3600.0
+WAKE_EXPIRES_SECONDS = 10.0
+
+
+def configuration() -> dict[str, Any]:
+    """The configuration, from the settings as they are when it is first needed. Raises InvalidSetting."""
+    chosen = settings.load()
+    if chosen.redis_url is None:
+        raise InvalidSetting("CLICKLEDGER_REDIS_URL: expected the address of the broker, got none")
+    return {
+        "broker_url": settings.broker_url(chosen.redis_url),
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            # No task is nearly as long. Nobody waits for a lost message to come back: the next sweep wakes again.
+            "visibility_timeout": 3600,
+            "unacked_key": f"{QUEUE}:unacked",
+            "unacked_index_key": f"{QUEUE}:unacked_index",
+            "unacked_mutex_key": f"{QUEUE}:unacked_mutex",
+        },
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_default_queue": QUEUE,
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": True,  # `clickledger status` asks by ping
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": "UTC",
+        "beat_schedule": schedule(chosen),
+    }
+
+
+def schedule(chosen: settings.Settings) -> dict[str, Any]:
+    """What beat sends, and how often."""
+    every = {
+        "detect": chosen.detect_interval_seconds,
+        "sweep": SWEEP_SECONDS,
+        "partitions_ahead": PARTITIONS_SECONDS,
+    }
+    return {
+        name: {"task": f"clickledger.{name}", "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
+        for name, seconds in every.items()
+    }
+
+
+app = Celery("clickledger", include=["clickledger.recovery.tasks"])
+app.add_defaults(configuration)
+
+
+def task(function: Callable[..., None]) -> Any:
+    """A function as a task of the application, named after it."""
+    return app.task(name=f"clickledger.{function.__name__}")(function)
+
+
+def _one_thread(**_: Any) -> None:
+    """Workers scale by process; a pool of threads in each would only fight over the cores."""
+    import torch  # noqa: PLC0415 - slow to import, and beat never needs it
+
+    torch.set_num_threads(1)
+
+
+worker_process_init.connect(_one_thread)

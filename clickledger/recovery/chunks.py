@@ -1,0 +1,143 @@
+"""Chunks of a run: PostgreSQL owns the work, whoever does it.
+
+Invariants:
+- a chunk is worked on under a lease by the holder of its token; when the lease expires the token is taken back too;
+- the rows of a chunk and its state `done` are committed together, and only by the holder of the token in force: however
+  often a chunk is executed, it takes effect once;
+- a chunk is tried `ATTEMPTS_MAX` times, then set aside with its last error for somebody to look at.
+
+    todo -> leased -> done
+     ^        |
+     +--------+-> quarantined -> todo (by hand)
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import canonical, database, runs
+from clickledger.recovery import redecide
+
+ATTEMPTS_MAX = 5
+ERROR_CHARACTERS_MAX = 500
+
+CLAIM = """
+    UPDATE replay_chunks
+    SET status = 'leased', lease_until = clock_timestamp() + make_interval(secs => %(lease)s), token = %(token)s,
+        worker = %(worker)s, attempts = attempts + 1
+    WHERE (run_id, chunk_no) = (
+        SELECT c.run_id, c.chunk_no FROM replay_chunks c JOIN replay_runs r USING (run_id)
+        WHERE c.run_id = %(run)s AND c.status = 'todo' AND r.status = 'planned'
+        ORDER BY c.chunk_no LIMIT 1 FOR UPDATE OF c SKIP LOCKED)
+    RETURNING chunk_no, lower(positions), upper(positions), row_count, attempts"""
+FINISH = """
+    UPDATE replay_chunks SET status = 'done', lease_until = NULL, content_digest = %s
+    WHERE run_id = %s AND chunk_no = %s AND token = %s AND status = 'leased'"""
+COPY_ROWS = f"COPY delayed_decisions ({', '.join(canonical.DELAYED_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+COPY_HEADER, COPY_TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+FIELD_COUNT = len(canonical.DELAYED_COLUMNS).to_bytes(2)
+# Kept under its lease, which then expires: the next attempt comes after a pause.
+NOTE_FAILURE = """
+    UPDATE replay_chunks
+    SET last_error = %(error)s, token = NULL,
+        status = CASE WHEN attempts >= %(most)s THEN 'quarantined' ELSE status END,
+        lease_until = CASE WHEN attempts >= %(most)s THEN NULL ELSE lease_until END
+    WHERE run_id = %(run)s AND chunk_no = %(chunk)s AND token = %(token)s AND status = 'leased'"""
+RETURN_EXPIRED = """
+    UPDATE replay_chunks c
+    SET status = CASE WHEN attempts >= %(most)s THEN 'quarantined' ELSE 'todo' END, lease_until = NULL, token = NULL,
+        last_error = CASE WHEN token IS NULL THEN last_error
+                          ELSE format('worker %%s fell silent in attempt %%s', worker, attempts) END
+    FROM (SELECT run_id, chunk_no FROM replay_chunks
+          WHERE status = 'leased' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED) expired
+    WHERE (c.run_id, c.chunk_no) = (expired.run_id, expired.chunk_no)
+    RETURNING c.run_id, c.chunk_no, c.status"""
+RELEASE_QUARANTINED = """
+    UPDATE replay_chunks SET status = 'todo', attempts = 0 WHERE run_id = %s AND status = 'quarantined'"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One chunk, [lo, hi) of a run's positions with `row_count` clicks, held under a token."""
+
+    run_id: int
+    chunk_no: int
+    lo: int
+    hi: int
+    row_count: int
+    attempts: int
+    token: uuid.UUID
+
+
+class LostLease(errors.Conflict):
+    """Another worker holds the chunk by now, or has done it; what was computed is thrown away."""
+
+
+class Returned(NamedTuple):
+    """A chunk whose lease had expired and what became of it: 'todo' or 'quarantined'."""
+
+    run_id: int
+    chunk_no: int
+    status: str
+
+
+def claim(conn: database.Connection, run_id: int, worker: str, lease_seconds: float) -> Lease | None:
+    """Lease the next chunk of a run that is to do; None when there is none, or the run is no longer planned."""
+    token = uuid.uuid4()
+    wanted = {"lease": lease_seconds, "token": token, "worker": worker, "run": run_id}
+    with database.translated():
+        row = conn.execute(CLAIM, wanted).fetchone()
+    if row is None:
+        return None
+    chunk_no, lo, hi, row_count, attempts = row
+    return Lease(run_id, chunk_no, lo, hi, row_count, attempts, token)
+
+
+def execute(conn: database.Connection, run: runs.Run, lease: Lease, judge: redecide.Judge) -> int:
+    """Decide the clicks of a leased chunk again and finish it; how many there were.
+
+    Raises LostLease when the lease is no longer ours, InvariantBroken when the range does not hold its clicks.
+    """
+    with database.translated():
+        decided = redecide.rows(conn, run, lease.lo, lease.hi, judge)
+    if len(decided) != lease.row_count:
+        raise errors.InvariantBroken(
+            f"run {lease.run_id}, chunk {lease.chunk_no}: expected {lease.row_count} clicks, got {len(decided)}"
+        )
+    write(conn, lease, decided)
+    return len(decided)
+
+
+def write(conn: database.Connection, lease: Lease, rows: list[bytes]) -> None:
+    """Write a chunk's canonical rows, in (log_position, line) order, and its state in one transaction."""
+    digest = canonical.content_digest(canonical.leaves(canonical.DELAYED_DECISION_DOMAIN, rows))
+    with database.translated(), conn.transaction():
+        # First of all: whoever lost the token learns it before a row of it goes out, and another executor waits here.
+        finished = conn.execute(FINISH, (digest, lease.run_id, lease.chunk_no, lease.token))
+        if finished.rowcount != 1:
+            raise LostLease(f"run {lease.run_id}, chunk {lease.chunk_no}: expected token {lease.token} in force")
+        with conn.cursor() as cursor, cursor.copy(COPY_ROWS.encode()) as copy:
+            copy.write(b"".join([COPY_HEADER, *(FIELD_COUNT + row for row in rows), COPY_TRAILER]))
+
+
+def note_failure(conn: database.Connection, lease: Lease, error: Exception) -> None:
+    """Keep why an attempt failed. The chunk waits until its lease is over, or is quarantined after the last attempt."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARACTERS_MAX]
+    noted = {"error": text, "most": ATTEMPTS_MAX, "run": lease.run_id, "chunk": lease.chunk_no, "token": lease.token}
+    with database.translated():
+        conn.execute(NOTE_FAILURE, noted)
+
+
+def sweep(conn: database.Connection) -> list[Returned]:
+    """Take back every lease that has expired."""
+    with database.translated():
+        return [Returned(*row) for row in conn.execute(RETURN_EXPIRED, {"most": ATTEMPTS_MAX})]
+
+
+def release_quarantined(conn: database.Connection, run_id: int) -> int:
+    """Give quarantined chunks their attempts back; how many."""
+    with database.translated():
+        return conn.execute(RELEASE_QUARANTINED, (run_id,)).rowcount

@@ -1,0 +1,41 @@
+"""Publishing, reverting and giving up a run, and its incident with it."""
+
+from __future__ import annotations
+
+from clickledger.ledger import comparison, database, publication, runs
+from clickledger.ledger.publication import Published
+from clickledger.recovery import incidents, steps
+
+
+def compare(conn: database.Connection, run_id: int, actor: str) -> comparison.Comparison:
+    """Compare a staged run with what is in force now; earlier comparisons of it are stale. Raises Refused."""
+    compared = comparison.compare(conn, run_id, actor)
+    _follow(conn, run_id, actor)
+    return compared
+
+
+def publish(conn: database.Connection, run_id: int, digest: str, actor: str, reason: str) -> Published:
+    """Put a run in force as the comparison named by `digest` said. Raises StalePlan, Refused, NotFound."""
+    published = publication.publish(conn, run_id, digest, actor, reason)
+    _follow(conn, run_id, actor)
+    return published
+
+
+def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> Published:
+    """Take a publication away. Raises Refused unless it is in force and on top."""
+    reverted = publication.revert(conn, run_id, actor, reason)
+    _follow(conn, run_id, actor)
+    return reverted
+
+
+def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:
+    """Give a run up; its incident goes back to before the replay. Raises Refused while it is published."""
+    runs.abandon(conn, run_id, actor, reason)
+    _follow(conn, run_id, actor)
+
+
+def _follow(conn: database.Connection, run_id: int, actor: str) -> None:
+    """What was done is committed by now; when this fails, `steps.advance` brings the incident along later."""
+    incident_id = runs.get(conn, run_id).incident_id
+    if incident_id is not None:
+        steps.follow_run(conn, incidents.get(conn, incident_id), actor)

@@ -1,0 +1,111 @@
+"""What happens next, by itself: each incident and run taken one step further, as the policy allows.
+
+Every step reads where the ledger stands and is safe to repeat: a crash between two steps is mended by the next call.
+
+    raised       -> roll back                      policy `auto`; `propose` and `observe` wait for somebody
+    rolled_back  -> start the replay               `auto_replay`, the first time; again only by hand
+    replaying    -> (workers) stage, compare       always: it changes nothing that is in force
+    compared     -> published                      never by itself; follows a publication made by hand
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from clickledger import errors
+from clickledger.ledger import comparison, database, runs
+from clickledger.recovery import incidents, progress, replay, rollback
+from clickledger.recovery.incidents import Incident, Status
+
+logger = logging.getLogger(__name__)
+
+TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+FOLLOWS_RUN = {Status.REPLAYING, Status.COMPARED, Status.PUBLISHED}
+STATUS_OF_STAGE = {
+    "abandoned": Status.ROLLED_BACK,
+    "compared": Status.COMPARED,
+    "published": Status.PUBLISHED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may happen without asking."""
+
+    rollback: Literal["observe", "propose", "auto"] = "auto"
+    auto_replay: bool = True
+
+
+@contextmanager
+def alone(conn: database.Connection, what: str) -> Iterator[bool]:
+    """Whether nobody else does `what` now; as long as the block lasts nobody else will."""
+    name = f"clickledger {what}"
+    row = conn.execute(TRY_LOCK, (name,)).fetchone()
+    got = bool(row and row[0])
+    try:
+        yield got
+    finally:
+        if got and not conn.closed:
+            conn.execute(UNLOCK, (name,))
+
+
+def advance(conn: database.Connection, policy: Policy, actor: str) -> None:
+    """Take every incident as far as it goes by itself."""
+    with alone(conn, "advance") as mine:
+        for incident in incidents.unsettled(conn) if mine else []:
+            try:
+                _advance(conn, incident, policy, actor)
+            except errors.Refused as refusal:  # waits for somebody; the others go on
+                logger.warning("incident %d stays %s: %s", incident.incident_id, incident.status.value, refusal)
+
+
+def _advance(conn: database.Connection, incident: Incident, policy: Policy, actor: str) -> None:
+    number = incident.incident_id
+    if incident.status is Status.RAISED and _may_roll_back(conn, incident, policy):
+        rollback.roll_back_incident(conn, incident, actor)
+        incident = incidents.get(conn, number)
+    if incident.status is Status.ROLLED_BACK and _may_replay(conn, incident, policy):
+        replay.start(conn, replay.for_incident(conn, number), actor, f"incident {number}")
+        return
+    follow_run(conn, incident, actor)
+
+
+def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy) -> bool:
+    return policy.rollback == "auto" or rollback.revoked(conn, incident.deployment_epoch)
+
+
+def _may_replay(conn: database.Connection, incident: Incident, policy: Policy) -> bool:
+    first = incident.run_id is None  # whoever gave a run up will say what comes next
+    return (policy.auto_replay and first) or replay.run_of_incident(conn, incident.incident_id) is not None
+
+
+def follow_run(conn: database.Connection, incident: Incident, actor: str) -> None:
+    """Bring an incident to where its run stands, which somebody may have published, reverted or abandoned."""
+    if incident.run_id is None or incident.status not in FOLLOWS_RUN:
+        return
+    wanted = STATUS_OF_STAGE.get(progress.of_run(conn, incident.run_id).stage)
+    if wanted is None or wanted is incident.status:
+        return
+    if wanted not in incident.status.following:  # between replaying, published and rolled_back lies compared
+        incidents.move(conn, incident.incident_id, Status.COMPARED, actor, f"run {incident.run_id}")
+    incidents.move(conn, incident.incident_id, wanted, actor, f"run {incident.run_id}")
+
+
+def finish(conn: database.Connection, run_id: int, actor: str) -> comparison.Comparison | None:
+    """Stage and compare a run whose chunks are all done, and move its incident.
+
+    None when it is compared already, or somebody else is at it. Raises Refused while chunks are missing.
+    """
+    with alone(conn, f"finish {run_id}") as mine:
+        if not mine or progress.of_run(conn, run_id).comparison_id is not None:
+            return None
+        run = runs.stage(conn, run_id, actor)
+        compared = comparison.compare(conn, run_id, actor)
+        if run.incident_id is not None:
+            follow_run(conn, incidents.get(conn, run.incident_id), actor)
+        return compared

@@ -1,0 +1,104 @@
+"""What Celery workers do. Every task is safe to run twice, at once, or not at all: see `chunks` and `steps`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from clickledger import settings
+from clickledger.errors import InvalidSetting
+from clickledger.ledger import database, partitions
+from clickledger.recovery import anomaly, chunks, progress, steps, working
+from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
+
+logger = logging.getLogger(__name__)
+
+ACTOR = "recovery"
+WORK_SECONDS = 2.0  # then the task ends and sends for another: detection and sweeping get their turn
+
+
+@task
+def detect() -> None:
+    """Look at the deployment in force; raise an incident and take the first steps when it is anomalous."""
+    chosen = settings.load()
+    with _connection(chosen) as conn, steps.alone(conn, "detect") as mine:
+        if not mine:
+            return
+        raised = anomaly.detect(
+            conn,
+            tick_seconds=chosen.detect_interval_seconds,
+            purchase_age_seconds=chosen.known_customer_purchase_age_hours * 3600,
+            actor=ACTOR,
+        )
+        if raised is not None:
+            logger.warning("incident %d: model %d is anomalous", raised.incident_id, raised.model_version)
+            steps.advance(conn, _policy(chosen), ACTOR)
+            _wake_for_all(conn, chosen)
+
+
+@task
+def sweep() -> None:
+    """Take expired leases back, take incidents a step further, and wake workers for what is to do."""
+    chosen = settings.load()
+    with _connection(chosen) as conn:
+        for run_id, chunk_no, status in chunks.sweep(conn):
+            logger.warning("run %d chunk %d: its lease expired, it is %s now", run_id, chunk_no, status)
+        steps.advance(conn, _policy(chosen), ACTOR)
+        _wake_for_all(conn, chosen)
+
+
+@task
+def replay_chunks(run_id: int) -> None:
+    """Do chunks of a run for a while, then send for whoever goes on."""
+    chosen = settings.load()
+    with _connection(chosen) as conn:
+        working.work(conn, run_id, f"{socket.gethostname()}:{os.getpid()}", chosen.lease_seconds, WORK_SECONDS)
+        run = progress.of_run(conn, run_id)
+        if run.stage in {"staging", "comparing"}:
+            wake(finish, run_id)
+        elif run.stage == "replaying" and run.todo:
+            wake(replay_chunks, run_id)
+
+
+@task
+def finish(run_id: int) -> None:
+    """Stage and compare a run whose chunks are all done."""
+    with _connection(settings.load()) as conn:
+        steps.finish(conn, run_id, ACTOR)
+
+
+@task
+def partitions_ahead() -> None:
+    """Create the partitions of the days to come, so that no append has to."""
+    with _connection(settings.load()) as conn:
+        partitions.ensure_ahead(conn)
+
+
+def wake(wanted: Any, run_id: int) -> None:
+    """Send for a worker. The message expires: when all are busy, the next sweep sends again."""
+    wanted.apply_async((run_id,), expires=WAKE_EXPIRES_SECONDS)
+
+
+def _wake_for_all(conn: database.Connection, chosen: settings.Settings) -> None:
+    for run in progress.unfinished(conn):
+        if run.stage in {"staging", "comparing"}:
+            wake(finish, run.run_id)
+        elif run.stage == "replaying":
+            for _ in range(min(run.todo, chosen.replay_workers - run.leased)):
+                wake(replay_chunks, run.run_id)
+
+
+def _policy(chosen: settings.Settings) -> steps.Policy:
+    return steps.Policy(rollback=chosen.rollback_policy, auto_replay=chosen.auto_replay)
+
+
+@contextmanager
+def _connection(chosen: settings.Settings) -> Iterator[database.Connection]:
+    if chosen.database_url is None:
+        raise InvalidSetting("CLICKLEDGER_DATABASE_URL: expected the address of the ledger, got none")
+    with database.connect(chosen.database_url, application_name="clickledger-recovery") as conn:
+        yield conn
