@@ -65,6 +65,7 @@ def _own_settings(given: Settings) -> Settings:
         "http_port": 0,
         "detect_interval_seconds": 1.0,
         "rollback_policy": "auto",
+        "known_customer_purchase_age_hours": 0.0,  # the simulated days are few
     }
     return given.model_copy(update=own)
 
