@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 ALL = "*"  # every slice together
 THETA_MAX = 4.0  # one disagreement is never worth more than this
-PRIOR_RELEASED = 2.0  # added to the count: a short series must not look free of noise
+PRIOR_RELEASED = 1.0  # added to the count: a short series must not look free of noise
 
 
 class Tick(NamedTuple):
