@@ -119,6 +119,27 @@ def deploy(conn: database.Connection, routing: Routing, actor: str, reason: str 
         return _put_in_force(writer, "deployment_changed", routing, [], actor, reason, {}).epoch
 
 
+def newest_calibration(conn: database.Connection, model_version: int) -> int:
+    """The newest calibration of a model. Raises NotFound."""
+    query = "SELECT max(calibration_version) FROM calibrations WHERE model_version = %s"
+    row = conn.execute(query, (model_version,)).fetchone()
+    if row is None or row[0] is None:
+        raise errors.NotFound(f"no calibration of model {model_version}")
+    return int(row[0])
+
+
+def promote(
+    conn: database.Connection, model_version: int, calibration_version: int, actor: str, reason: str = ""
+) -> int:
+    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch."""
+    before = current(conn).routing
+    others = [route for route in before["routes"] if route["model"] != model_version]
+    stable = others[0] if others else before.get("shadow")
+    shadow = {"model": stable["model"], "calibration": stable["calibration"]} if stable else None
+    route = {"slice": "*", "share": 1.0, "model": model_version, "calibration": calibration_version}
+    return deploy(conn, {"routes": [route], "shadow": shadow}, actor, reason)
+
+
 def roll_back(
     conn: database.Connection,
     bad_model: int,

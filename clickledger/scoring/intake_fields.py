@@ -16,8 +16,9 @@ from typing import Annotated
 import msgspec
 
 from clickledger.errors import InvalidInput
+from clickledger.scoring import feature_spec
 
-DEVICE_KINDS = ("unknown", "app", "web", "mobile", "desktop", "tablet", "tv")
+DEVICE_KINDS = ("unknown", *feature_spec.DEVICE_KINDS)
 GOT_CHARS_MAX = 60
 _SHOWN_BITS_MAX = 192
 _LITERALS = {None: "null", True: "true", False: "false"}

@@ -5,7 +5,8 @@ Invariants:
 - nothing here calls a library's logarithm or sine on a click: those differ in their last bits between processors and
   even between a vector's lanes and its tail. Counts go through `octaves`, which is exact; minutes look up a table whose
   entries all lie far from a rounding edge;
-- a column that never varied in the training set has scale 0, so a weight that learned nothing judges nothing.
+- a column that never varied in the training set has scale 0, so a weight that learned nothing judges nothing; nor has
+  a circle of which the set saw only an arc: how a weekday differs cannot be learned from the others.
 
 Columns, in the order of `COLUMNS`: the octaves of each count (0 where it has no value), a flag for each count without
 a value, hour of day and weekday on the unit circle (SLIDR row 8), login status and device kind, one column a value.
@@ -66,12 +67,22 @@ def fit(features: npt.NDArray[np.int32]) -> Transform:
     if len(features) == 0:
         raise InvalidInput("features: expected at least one snapshot to fit the transform on, got none")
     encoded = encode(features)
-    varies = encoded.max(axis=0) > encoded.min(axis=0)
+    tells = (encoded.max(axis=0) > encoded.min(axis=0)) & _seen_around(features)
     center, scale = np.zeros(len(COLUMNS)), np.ones(len(COLUMNS))
     counts = slice(0, len(COUNTS))
     center[counts] = encoded[:, counts].mean(axis=0)
     scale[counts] = 1.0 / np.maximum(encoded[:, counts].std(axis=0), _SPREAD_LEAST)
-    return Transform(center.astype(np.float32), np.where(varies, scale, 0.0).astype(np.float32))
+    return Transform(center.astype(np.float32), np.where(tells, scale, 0.0).astype(np.float32))
+
+
+def _seen_around(features: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Flag for each column, False for those of a circle that the snapshots do not go all the way around."""
+    minute = features[:, feature_spec.INDEX["minute_of_week"]]
+    known = minute[minute >= 0]
+    all_hours = len(np.unique(known % MINUTES_PER_DAY // 60)) == 24
+    all_days = len(np.unique(known // MINUTES_PER_DAY)) == 7
+    hidden = ("hour.",) * (not all_hours) + ("weekday.",) * (not all_days)
+    return np.array([not column.startswith(hidden) for column in COLUMNS])
 
 
 def encode(features: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:

@@ -72,6 +72,16 @@ def test_a_column_that_never_varied_in_training_is_silent_afterwards() -> None:
     assert np.array_equal(learned.inputs(other), learned.inputs(features[:1]))
 
 
+@pytest.mark.parametrize(("hours", "silent"), [(168, []), (167, []), (144, ["weekday"]), (23, ["hour", "weekday"])])
+def test_a_circle_speaks_only_if_the_training_set_went_around_it(hours: int, silent: list[str]) -> None:
+    features = draw(2_000).dataset.features
+    minute = feature_spec.INDEX["minute_of_week"]
+    learned = transform.fit(features[features[:, minute] < hours * 60])
+    circles = [name for name in transform.COLUMNS if name.endswith((".sin", ".cos"))]
+    unheard = [name for name in circles if learned.scale[transform.COLUMNS.index(name)] == 0]
+    assert unheard == [name for name in circles if name.split(".")[0] in silent]
+
+
 def test_inputs_are_whole_steps_within_the_limit() -> None:
     learned = transform.fit(draw(500).dataset.features)
     steps = learned.inputs(np.full((1, len(feature_spec.FEATURES)), 2**31 - 1, dtype=np.int32))

@@ -1,0 +1,221 @@
+"""The HTTP API.
+
+    POST /v1/clicks                  decide one click or a list; answers after commit
+    GET  /v1/decisions/{click_id}    the decision in force
+    GET  /v1/billing/entries         charges and adjustments in one order, by ?cursor= and ?limit=
+    GET  /healthz                    database, stream and workers
+
+Errors are `{"error": text}`. 503 carries Retry-After and means: nothing was refused for good, send it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+import redis
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from psycopg.rows import dict_row
+
+from clickledger import settings as settings_
+from clickledger.console import intake_settings, services
+from clickledger.console.answering import Answering
+from clickledger.errors import ClickledgerError, Conflict, InvalidInput, NotFound, Refused, Unavailable
+from clickledger.ledger import billing, database
+from clickledger.scoring import heartbeat, intake, stream
+from clickledger.scoring.click import Click
+from clickledger.scoring.intake import RejectedClick
+from clickledger.scoring.intake_fields import Bounds
+from clickledger.scoring.pseudonyms import Pseudonyms
+from clickledger.scoring.stream import Answer
+from clickledger.settings import Settings
+
+CLICKS_MAX = 1000  # in one request
+ENTRIES_MAX = 10_000  # in one answer
+BODY_BYTES_MAX = 8 * 1024 * 1024
+RETRY_AFTER_SECONDS = 1
+STATUS = ((InvalidInput, 422), (NotFound, 404), (Refused, 403), (Conflict, 409), (Unavailable, 503))
+SELECT_DECISION = "SELECT * FROM decision_of(%s)"
+_ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _State:
+    """What the running app holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pseudonyms: Pseudonyms = intake_settings.pseudonyms(settings)
+        self.bounds: Bounds = intake_settings.bounds(settings)
+        self.answering = Answering(str(settings.redis_url), settings.answer_seconds_max)
+        self.pool = database.open_pool(str(settings.database_url), application_name="clickledger api", min_size=0)
+        self.redis_url = str(settings.redis_url)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app; without settings it reads them when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(running: FastAPI) -> AsyncIterator[None]:
+        state = _State(services.attach(settings or settings_.load()))
+        running.state.held = state
+        state.answering.start()
+        try:
+            yield
+        finally:
+            await state.answering.close()
+            state.pool.close()
+
+    made = FastAPI(title="clickledger", lifespan=lifespan)
+    made.add_exception_handler(ClickledgerError, _on_error)
+    made.add_api_route("/v1/clicks", post_clicks, methods=["POST"])
+    made.add_api_route("/v1/decisions/{click_id}", get_decision, methods=["GET"])
+    made.add_api_route("/v1/billing/entries", get_billing_entries, methods=["GET"])
+    made.add_api_route("/healthz", get_health, methods=["GET"])
+    return made
+
+
+async def post_clicks(request: Request) -> Response:
+    """Decide one click (an object) or up to `CLICKS_MAX` (a list of them), in the fields of NDJSON.
+
+    200 with `decisions` and `rejected`, both by index, when at least one click was good; 422 when none was.
+    """
+    state = _held(request)
+    rows = _rows(await _body(request))
+    good, rejected = _parse(rows, state)
+    answers = await state.answering.decide(list(good.values())) if good else []
+    decisions = [_decision(index, answer) for index, answer in zip(good, answers, strict=True)]
+    return _json({"decisions": decisions, "rejected": rejected}, 200 if good or not rows else 422)
+
+
+def get_decision(click_id: str, request: Request) -> Response:
+    """The decision in force for a click, live or from a publication."""
+    try:
+        wanted = UUID(click_id)
+    except ValueError as error:
+        raise InvalidInput(f"click_id: expected a UUID, got {click_id[:60]!r}") from error
+    with database.translated(), _held(request).pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(SELECT_DECISION, (wanted,)).fetchone()
+    if row is None:
+        raise NotFound(f"no click {wanted}")
+    return _json({name: _finite(value) for name, value in row.items()}, 200)
+
+
+def get_billing_entries(request: Request, cursor: str = "", limit: int = 1000) -> Response:
+    """The next lines of the billing feed after `cursor`, at most `limit`, and the cursor to go on from.
+
+    409 when the log no longer holds what the cursor has seen.
+    """
+    if not 1 <= limit <= ENTRIES_MAX:
+        raise InvalidInput(f"limit: expected 1 to {ENTRIES_MAX}, got {limit}")
+    with database.translated(), _held(request).pool.connection() as conn:
+        page = billing.read(conn, _cursor(cursor), limit)
+    following = ":".join(map(str, page.cursor))
+    return _json({"entries": page.entries, "cursor": following, "at_head": page.at_head}, 200)
+
+
+def _cursor(text: str) -> billing.Cursor:
+    """The cursor of a page, as this API wrote it; empty stands for the beginning."""
+    if not text:
+        return billing.Cursor()
+    try:
+        position, line, chain_hash = text.split(":")
+        return billing.Cursor(int(position), int(line), chain_hash)
+    except ValueError as error:
+        raise InvalidInput(f"cursor: expected one from an earlier answer, got {text[:80]!r}") from error
+
+
+def get_health(request: Request) -> Response:
+    """200 when database and stream answer and a worker decides; else 503, saying what does not."""
+    state = _held(request)
+    problems = {"database": _database_problem(state), "stream": None, "workers": None}
+    workers: list[heartbeat.Heartbeat] = []
+    try:
+        with stream.connect(state.redis_url) as client:
+            workers = heartbeat.live(client)
+    except redis.RedisError as error:
+        problems["stream"] = str(error)
+    if not workers:
+        problems["workers"] = "none is alive"
+    found = {name: problem or "ok" for name, problem in problems.items()}
+    body = {**found, "live": [msgspec.to_builtins(worker) for worker in workers]}
+    return _json(body, 503 if any(problems.values()) else 200)
+
+
+def _held(request: Request) -> _State:
+    state: _State = request.app.state.held
+    return state
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise InvalidInput(f"body: expected at most {BODY_BYTES_MAX} bytes, got more")
+    return body
+
+
+def _rows(body: bytes) -> list[bytes]:
+    """The JSON text of each click."""
+    if not body.lstrip().startswith(b"["):
+        return [body.strip()]
+    try:
+        rows = [bytes(raw) for raw in _ROWS.decode(body)]
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"body: expected a click or a list of clicks as JSON, got {error}") from error
+    if len(rows) > CLICKS_MAX:
+        raise InvalidInput(f"body: expected at most {CLICKS_MAX} clicks, got {len(rows)}")
+    return rows
+
+
+def _parse(rows: list[bytes], state: _State) -> tuple[dict[int, Click], list[dict[str, Any]]]:
+    now_ms = time.time_ns() // 1_000_000
+    good, rejected = {}, []
+    for index, row in enumerate(rows):
+        try:
+            good[index] = intake.parse_ndjson_line(row, state.pseudonyms, now_ms=now_ms, bounds=state.bounds)
+        except RejectedClick as error:
+            what = {"field": error.field, "expected": error.expected, "got": error.got}
+            rejected.append({"index": index, **what})
+    return good, rejected
+
+
+def _decision(index: int, answer: Answer) -> dict[str, Any]:
+    """An answer as its sender sees it."""
+    named = {name: getattr(answer, name) for name in answer.__struct_fields__ if name != "key"}
+    return {"index": index, **named, "click_id": str(UUID(bytes=answer.click_id)) if answer.click_id else None}
+
+
+def _database_problem(state: _State) -> str | None:
+    try:
+        with state.pool.connection(timeout=2) as conn:
+            conn.execute("SELECT 1")
+    except psycopg.Error as error:
+        return str(error)
+    return None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(body: Any, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    status = next((number for kind, number in STATUS if isinstance(error, kind)), 500)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    if status == 500:
+        logging.getLogger(__name__).error("%s: %s", type(error).__name__, error)
+    return JSONResponse({"error": str(error)}, status, headers)
+
+
+app = create_app()

@@ -1,0 +1,191 @@
+"""`clickledger ingest FILE`: a file of clicks through the stream into the ledger, every row accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from clickledger.console import cli_services, output
+
+if TYPE_CHECKING:
+    from clickledger.scoring.click import Click
+    from clickledger.scoring.intake import Intake
+    from clickledger.scoring.stream import Answer
+    from clickledger.settings import Settings
+
+SHOWN_MAX = 20  # rejected rows that a person wants to read; --json prints all
+
+
+class FileFormat(Enum):
+    """What the file holds."""
+
+    ndjson = "ndjson"
+    talkingdata = "talkingdata"
+
+
+@dataclass
+class Tally:
+    """What became of the clicks of a file: each is one of accepted, duplicate, conflict, refused."""
+
+    accepted: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)  # of the accepted
+    duplicates: int = 0
+    conflicts: list[Click] = field(default_factory=list)
+    refused: list[tuple[Click, str]] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+
+    def add(self, click: Click, answer: Answer) -> None:
+        """Count one answer."""
+        match answer.outcome:
+            case "new":
+                self.accepted += 1
+                self.verdicts[answer.verdict] += 1
+                self.latencies_ms.append(answer.latency_ms)
+            case "repeat":
+                self.duplicates += 1
+            case "conflict":
+                self.conflicts.append(click)
+            case _:
+                self.refused.append((click, answer.reason))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(ingest)
+
+
+def ingest(
+    file: Annotated[Path, typer.Argument(help="A file of clicks.")],
+    file_format: Annotated[FileFormat, typer.Option("--format", help="What the file holds.")] = FileFormat.ndjson,
+    cpc_micros: Annotated[
+        int | None, typer.Option("--cpc-micros", help="Price of every click, in millionths; for talkingdata.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Where rows come from that do not say so.")] = None,
+    folder: cli_services.HomeOption = None,
+    as_json: cli_services.JsonOption = False,
+) -> None:
+    """Decide every click of a file. The same file again changes nothing.
+
+    Bad rows are reported by line and field and stop nothing. Exit code 0 when no row was rejected or in conflict.
+    """
+    settings = cli_services.load(folder)
+    started = time.monotonic()
+    intake = _read(file, file_format, settings, cpc_micros, source)
+    report_rejected(intake, as_json)
+    tally, outcomes = decide_clicks(settings, intake)
+    _report_conflicts(tally, as_json)
+    fields = _summary(intake, tally, outcomes, time.monotonic() - started)
+    _say(file, fields)
+    if as_json:
+        output.result({"file": file, **fields})
+    if fields["rejected"] or fields["conflicts"]:
+        raise typer.Exit(1)
+
+
+def _read(
+    file: Path, file_format: FileFormat, settings: Settings, cpc_micros: int | None, source: str | None
+) -> Intake:
+    from clickledger.console import intake_settings  # noqa: PLC0415
+    from clickledger.scoring import intake  # noqa: PLC0415
+
+    size = file.stat().st_size if file.is_file() else None
+    with output.progress(f"reading {file.name} (bytes)", size) as steps:
+        done = 0
+
+        def progress(_lines: int, bytes_read: int) -> None:
+            nonlocal done
+            steps.advance(bytes_read - done)
+            done = bytes_read
+
+        return intake.read_file(
+            file,
+            file_format.value,
+            intake_settings.pseudonyms(settings),
+            source=source,
+            cpc_micros=cpc_micros,
+            bounds=intake_settings.bounds(settings),
+            progress=progress,
+        )
+
+
+def report_rejected(intake: Intake, as_json: bool) -> None:
+    """Name every rejected row: all as JSON, or the first for people to read."""
+    if as_json:
+        for rejection in intake.rejected:
+            output.result(asdict(rejection))
+        return
+    for rejection in intake.rejected[:SHOWN_MAX]:
+        output.error(str(rejection))
+    if (more := len(intake.rejected) - SHOWN_MAX) > 0:
+        output.say(f"... and {more} more rejected rows (all with --json)")
+
+
+def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
+    """Have the clicks decided and append the outcomes; starts servers and a worker where none are up."""
+    from clickledger.console import temporary  # noqa: PLC0415
+    from clickledger.ledger import database, outcomes  # noqa: PLC0415
+    from clickledger.scoring import exchange  # noqa: PLC0415
+
+    tally = Tally()
+    if not intake.clicks:
+        return tally, None
+    with temporary.scoring(settings) as attached:
+        with output.progress("deciding (clicks)", len(intake.clicks)) as steps:
+            for index, answer in exchange.decide_all(str(attached.redis_url), intake.clicks):
+                tally.add(intake.clicks[index], answer)
+                steps.advance()
+        if not intake.outcomes:
+            return tally, None
+        with database.connect(str(attached.database_url)) as conn:
+            return tally, outcomes.append(conn, intake.outcomes, actor="ingest")
+
+
+def _report_conflicts(tally: Tally, as_json: bool) -> None:
+    lines = [(click, "first version kept, this one has other content") for click in tally.conflicts] + tally.refused
+    for click, why in lines if as_json else lines[:SHOWN_MAX]:
+        if as_json:
+            name = {"click_id": UUID(bytes=click.click_id), "source": click.source, "external_id": click.external_id}
+            output.result({**name, "problem": why})
+        else:
+            output.error(f"click {click.external_id} of {click.source}: {why}")
+    if not as_json and (more := len(lines) - SHOWN_MAX) > 0:
+        output.say(f"... and {more} more (all with --json)")
+
+
+def _summary(intake: Intake, tally: Tally, outcomes: Any, seconds: float) -> dict[str, Any]:
+    return {
+        "accepted": tally.accepted,
+        "duplicates": tally.duplicates,
+        "conflicts": len(tally.conflicts),
+        "rejected": len(intake.rejected) + len(tally.refused),
+        "undecided": tally.verdicts["undecided"],
+        "valid": tally.verdicts["valid"],
+        "invalid": tally.verdicts["invalid"],
+        "outcomes": outcomes.new if outcomes else 0,
+        "unknown_fields": dict(intake.unknown_fields),
+        "decision_latency_ms": quantiles(tally.latencies_ms),
+        "seconds": round(seconds, 3),
+    }
+
+
+def quantiles(latencies_ms: list[float]) -> dict[str, float] | None:
+    """p50, p99 and p999 (nearest rank); None of nothing."""
+    if not latencies_ms:
+        return None
+    ordered = sorted(latencies_ms)
+    ranks = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+    return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in ranks.items()}
+
+
+def _say(file: Path, fields: dict[str, Any]) -> None:
+    named = ("accepted", "duplicates", "conflicts", "rejected", "undecided")
+    output.say(f"{file.name}: " + ", ".join(f"{fields[name]} {name}" for name in named))
+    if unknown := fields["unknown_fields"]:
+        output.say("ignored fields: " + ", ".join(f"{name} ({rows} rows)" for name, rows in unknown.items()))

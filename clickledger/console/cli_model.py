@@ -1,0 +1,105 @@
+"""`clickledger model ...`: train, list and deploy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from clickledger.console import output, services
+from clickledger.console.cli_services import HomeOption, JsonOption, load
+from clickledger.ledger import database, deployments
+
+SELECT_MODELS = """
+    SELECT m.model_version, m.kind, encode(m.digest, 'hex'), l.recorded_at, l.actor, c.calibration_version
+    FROM models m JOIN log l ON l.position = m.registered_position
+    LEFT JOIN (SELECT model_version, max(calibration_version) AS calibration_version FROM calibrations GROUP BY 1) c
+    USING (model_version) ORDER BY 1"""
+ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes into the log.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    models = typer.Typer(no_args_is_help=True, help="Train, list and deploy models.")
+    models.command()(train)
+    models.command(name="list")(list_models)
+    models.command()(deploy)
+    app.add_typer(models, name="model")
+
+
+def train(
+    kind: Annotated[str, typer.Option(help="network, logistic_regression or velocity.")] = "network",
+    fpr_max: Annotated[float, typer.Option(help="Budget: invalidated share of purchasing clicks.")] = 0.01,
+    reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "training by hand",
+    actor: ActorOption = "cli",
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and calibrate a model on everything the ledger holds; it is registered, not deployed."""
+    from clickledger.scoring import learn  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    settings = services.attach(load(folder))
+    url = str(settings.database_url)
+    with database.connect(url, application_name="clickledger model") as conn, output.progress(f"training a {kind}"):
+        learned = learn.learn(conn, actor=actor, reason=reason, kind=kind, fpr_max=fpr_max)
+    output.say(
+        f"model {learned.model_version} with calibration {learned.calibration_version}, "
+        f"from {learned.rows} clicks with {learned.purchases} outcomes: {learned.metrics}"
+    )
+    output.hint(f"clickledger model deploy {learned.model_version}")
+    if as_json:
+        output.result(
+            {
+                "model_version": learned.model_version,
+                "calibration_version": learned.calibration_version,
+                "rows": learned.rows,
+                "purchases": learned.purchases,
+                "metrics": learned.metrics,
+            }
+        )
+
+
+def list_models(folder: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Registered models with their newest calibration; the live ones are marked."""
+    settings = services.attach(load(folder))
+    with database.connect(str(settings.database_url), application_name="clickledger model") as conn:
+        current = deployments.current(conn)
+        rows = conn.execute(SELECT_MODELS).fetchall()
+    live = deployments.models_of(current.routing)
+    shadow = (current.routing.get("shadow") or {}).get("model")
+    listed: list[dict[str, Any]] = [
+        {
+            "model_version": version,
+            "kind": kind,
+            "digest": digest,
+            "registered_at": at,
+            "actor": actor,
+            "calibration_version": calibration,
+            "state": "live" if version in live else "shadow" if version == shadow else "",
+        }
+        for version, kind, digest, at, actor, calibration in rows
+    ]
+    columns = ("model_version", "kind", "calibration_version", "state", "registered_at", "actor")
+    output.rows(f"models; deployment epoch {current.epoch}", columns, [[m[c] for c in columns] for m in listed])
+    output.hint("clickledger model deploy MODEL")
+    if as_json:
+        output.result({"epoch": current.epoch, "routing": current.routing, "models": listed})
+
+
+def deploy(
+    model: Annotated[int, typer.Argument(help="Model version.")],
+    calibration: Annotated[int | None, typer.Option(help="Calibration version; default the model's newest.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "deployed by hand",
+    actor: ActorOption = "cli",
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a model in force for all traffic; the one in force until now runs on in shadow."""
+    settings = services.attach(load(folder))
+    with database.connect(str(settings.database_url), application_name="clickledger model") as conn:
+        chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
+        epoch = deployments.promote(conn, model, chosen, actor, reason)
+    output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides")
+    output.hint("clickledger incident list; undo with: clickledger rollback")
+    if as_json:
+        output.result({"epoch": epoch, "model_version": model, "calibration_version": chosen})

@@ -1,0 +1,97 @@
+"""The story of one click as people read it, and its decisions recomputed before their eyes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from clickledger.console import output
+from clickledger.ledger import database, deployments
+from clickledger.scoring import decide, feature_spec
+from clickledger.scoring import model as models_
+
+Story = dict[str, Any]
+
+
+def features_of(click: dict[str, Any]) -> dict[str, int]:
+    """The recorded snapshot by feature name."""
+    row = feature_spec.unpack_snapshots([bytes(click["features"])], click["feature_schema"])[0]
+    return dict(zip(feature_spec.FEATURES, row.tolist(), strict=True))
+
+
+def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
+    """Each decision of the click recomputed from its recorded snapshot: score, verdict, and whether it is the same."""
+    click, results = story["click"], []
+    features = feature_spec.unpack_snapshots([bytes(click["features"])], click["feature_schema"])
+    for decision in story["decisions"]:
+        model, thresholds = _judge(conn, decision)
+        given = decision["reason"] if decision["reason"] in ("late", "future") else ""
+        again = decide.decide(features, [click["slice"]], [given], model, thresholds)
+        score = float(again.score[0])
+        same = again.verdict[0] == decision["verdict"] and (score == decision["score"] or math.isnan(score))
+        results.append({"run_id": decision["run_id"], "score": score, "verdict": again.verdict[0], "exact": same})
+    return results
+
+
+def _judge(conn: database.Connection, decision: dict[str, Any]) -> tuple[models_.Model | None, dict[str, float]]:
+    if decision["model_version"] == 0:
+        return None, {}
+    model = models_.from_artefact(deployments.load_artefact(conn, decision["model_version"]))
+    return model, deployments.load_thresholds(conn, decision["calibration_version"])
+
+
+def show(story: Story, features: dict[str, int], again: list[dict[str, Any]]) -> None:
+    """Print the story on stderr, in the order things happened."""
+    click = story["click"]
+    output.say(f"click {click['click_id']} ({click['source']} {click['external_id']})")
+    output.say(f"  clicked at {_when(click['event_time'])}, logged at position {click['log_position']}")
+    output.say(
+        f"  advertiser {click['advertiser_id']}, campaign {click['campaign_id']}, "
+        f"{click['cost_micros']} micros {click['currency']}, slice {click['slice']}, device {click['device_kind']}"
+    )
+    known = [f"{name}={value}" for name, value in features.items() if value != feature_spec.NO_VALUE]
+    output.say(f"  features (schema {click['feature_schema']}, seq {click['seq']}): {', '.join(known)}")
+    for outcome in story["outcomes"]:
+        output.say(f"  outcome: {outcome['kind']} worth {outcome['value_micros']} micros")
+    for decision, check in zip(story["decisions"], again, strict=True):
+        _show_decision(decision, check, story)
+    for line in story["billing"]:
+        off = f", {line['write_off_micros']} written off" if line["write_off_micros"] else ""
+        output.say(
+            f"  billing was told at {line['position']}: {line['entry_kind']} {line['amount_micros']:+d} micros{off}"
+        )
+
+
+def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story) -> None:
+    in_force = "  <- in force" if decision["run_id"] == story["authoritative_run_id"] else ""
+    who = "live decision" if decision["run_id"] is None else f"delayed decision of run {decision['run_id']}"
+    output.say(f"  {who}: {decision['verdict']}{in_force}")
+    if decision["verdict"] == decide.UNDECIDED:
+        output.say(f"    reason: {decision['reason']}")
+    else:
+        sign = ">=" if decision["verdict"] == decide.INVALID else "<"
+        output.say(f"    score {decision['score']:.6f} {sign} threshold {decision['threshold']:.6f} of the slice")
+    exact = "the same to the bit" if check["exact"] else f"NOT the same: {check['verdict']} at {check['score']!r}"
+    output.say(f"    re-scored now: {exact}")
+    digests = {m["model_version"]: m["digest"] for m in story["models"]}
+    digest = str(digests.get(decision["model_version"], ""))[:12]
+    output.say(f"    model {decision['model_version']} ({digest}), calibration {decision['calibration_version']}")
+    if decision["run_id"] is None:
+        _show_entry("deployed", decision["deployed"])
+        if decision["deployed"]["revoked"]:
+            _show_entry("revoked", decision["deployed"]["revoked"])
+        return
+    _show_entry("planned", decision["recorded"])
+    for entry in decision["history"]:
+        _show_entry(entry["kind"].removeprefix("replay_"), entry)
+
+
+def _show_entry(what: str, entry: dict[str, Any]) -> None:
+    reason = f": {entry['reason']}" if entry["reason"] else ""
+    output.say(
+        f"    {what} at position {entry['position']} ({_when(entry['recorded_at'])}) by {entry['actor']}{reason}"
+    )
+
+
+def _when(moment: Any) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

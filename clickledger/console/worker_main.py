@@ -1,0 +1,67 @@
+"""The scoring worker's process: `python -m clickledger.console.worker_main`.
+
+One line an event on stderr. SIGTERM and SIGINT finish the batch in hand. Ends with the error's exit code where waiting
+does not help; servers that do not answer are waited for once it has started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+
+import torch
+
+from clickledger import settings as settings_
+from clickledger.console import intake_settings, services
+from clickledger.errors import ClickledgerError
+from clickledger.ledger import database
+from clickledger.scoring.bootstrap import ensure_first_deployment
+from clickledger.scoring.worker import Worker, WorkerConfig
+from clickledger.settings import Settings
+
+logger = logging.getLogger("clickledger.worker")
+
+
+def main() -> int:
+    """Run one worker until it is told to end; the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    torch.set_num_threads(1)  # a batch takes less than a millisecond: threads would only get in each other's way
+    try:
+        worker = Worker(configuration(services.attach(settings_.load())))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run()
+    except ClickledgerError as error:
+        logger.error("ended: %s: %s", type(error).__name__, error)
+        return error.exit_code
+    logger.info("ended")
+    return 0
+
+
+def configuration(settings: Settings) -> WorkerConfig:
+    """The worker's configuration; gives a new ledger its first deployment. Raises Unavailable."""
+    database_url = str(settings.database_url)
+    with database.connect(database_url) as conn:
+        ensure_first_deployment(conn)
+    return WorkerConfig(
+        name=os.environ.get(f"{settings_.PREFIX}PROCESS") or f"scoring-{socket.gethostname()}-{os.getpid()}",
+        database_url=database_url,
+        redis_url=str(settings.redis_url),
+        batch_clicks_max=settings.worker_batch_clicks_max,
+        claim_idle_ms=int(settings.claim_idle_seconds * 1000),
+        device=_device(settings.device),
+        bounds=intake_settings.bounds(settings),
+    )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""The first deployment of a new ledger: the velocity rule, until something better was trained."""
+
+from __future__ import annotations
+
+import logging
+
+from clickledger.ledger import database, deployments
+from clickledger.scoring import model as models_
+from clickledger.scoring import training
+
+logger = logging.getLogger(__name__)
+
+CLICKS_PER_HOUR = 20  # of one user; the rule needs no training and rarely meets a person
+_LOCK = 7163956285231296108
+
+
+def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap") -> int | None:
+    """Deploy the velocity rule where nothing was ever deployed and no other model is there to be; its epoch, or None.
+
+    Idempotent, and completes what a crash left half done. Several callers at once deploy it once.
+    """
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        other = conn.execute("SELECT 1 FROM models WHERE kind <> 'velocity' LIMIT 1").fetchone()
+        if other or deployments.current(conn).epoch > 0:
+            return None
+        return _deploy(conn, actor)
+
+
+def _deploy(conn: database.Connection, actor: str) -> int:
+    rule = training.velocity_model(CLICKS_PER_HOUR)
+    reason = f"a new ledger: a user's clicks reach {CLICKS_PER_HOUR} in an hour"
+    version = deployments.register_model(conn, models_.to_artefact(rule), rule.kind, dict(rule.metadata), actor, reason)
+    calibration = deployments.set_calibration(conn, version, {"*": 0.0}, {}, actor, reason)
+    route = {"slice": "*", "share": 1.0, "model": version, "calibration": calibration}
+    epoch = deployments.deploy(conn, {"routes": [route], "shadow": None}, actor, reason)
+    logger.info("first deployment epoch=%d model=%d", epoch, version)
+    return epoch

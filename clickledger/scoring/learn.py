@@ -1,0 +1,92 @@
+"""From the ledger to a registered, calibrated model: data set, training, calibration, evaluation, each an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clickledger import errors
+from clickledger.ledger import database, deployments, log
+from clickledger.scoring import calibration, dataset, evaluate, training
+from clickledger.scoring import model as models_
+from clickledger.scoring.dataset import Dataset, Stretch
+
+FPR_MAX = 0.01  # of purchasing clicks, on the calibration part
+CALIBRATION_SHARE = 0.3  # the last clicks in time; the model is trained on those before
+Trainer = Callable[[Dataset], models_.Model]
+TRAINERS: dict[str, Trainer] = {
+    "network": training.train_network,
+    "logistic_regression": training.train_logistic_regression,
+    "velocity": lambda _: training.velocity_model(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A registered model with its calibration and what they did on the calibration part."""
+
+    model_version: int
+    calibration_version: int
+    metrics: dict[str, Any]
+    rows: int
+    purchases: int
+
+
+def learn(
+    conn: database.Connection,
+    *,
+    actor: str,
+    reason: str,
+    kind: str = "network",
+    up_to_position: int | None = None,
+    after_position: int = 0,
+    label_cutoff_ms: int | None = None,
+    fpr_max: float = FPR_MAX,
+    slice_purchases_min: int = calibration.SLICE_PURCHASES_MIN,
+    withheld: Sequence[Stretch] = (),
+) -> Learned:
+    """Build a data set from the ledger, train, calibrate on its last part and register both.
+
+    Without a bound it reads everything up to the head. `withheld` injects the fault of missing labels (see
+    `dataset.assemble`). Raises InvalidInput for an unknown kind, Refused when the labels are too few.
+    """
+    if kind not in TRAINERS:
+        raise errors.InvalidInput(f"kind: expected one of {sorted(TRAINERS)}, got {kind!r}")
+    head = log.head(conn)
+    bound = head.position if up_to_position is None else up_to_position
+    cutoff = int(head.recorded_at.timestamp() * 1000) if label_cutoff_ms is None else label_cutoff_ms
+    built = dataset.build(conn, bound, cutoff, after_position=after_position, withheld=withheld)
+    train, calibrate = split(built)
+    _check_labels(train, calibrate)
+    where = {"up_to_position": bound, "label_cutoff_ms": cutoff, "after_position": after_position, "withheld": withheld}
+    entry = dataset.record_built(conn, built, actor=actor, reason=reason, **where)  # type: ignore[arg-type]  # mixed types
+    trained = TRAINERS[kind](train)
+    scores = trained.score(calibrate.features)
+    found = calibration.calibrate(
+        scores, calibrate.purchased, calibrate.slice.tolist(), fpr_max, slice_purchases_min=slice_purchases_min
+    )
+    metrics = evaluate.metrics(scores, calibrate.human, calibrate.purchased, fpr_max)
+    made_from = {"dataset_position": entry.position, "metrics": metrics}
+    version = deployments.register_model(
+        conn, models_.to_artefact(trained), kind, {**trained.metadata, **made_from}, actor, reason
+    )
+    calibrated = deployments.set_calibration(conn, version, found.thresholds, found.metadata, actor, reason)
+    return Learned(version, calibrated, metrics, len(built), int(built.purchased.sum()))
+
+
+def split(built: Dataset, calibration_share: float = CALIBRATION_SHARE) -> tuple[Dataset, Dataset]:
+    """The part to train on and the later part to calibrate on, by event time."""
+    order = np.argsort(built.event_time_ms, kind="stable")
+    boundary = int(len(order) * (1 - calibration_share))
+    earlier = np.zeros(len(order), dtype=np.bool_)
+    earlier[order[:boundary]] = True
+    return built.where(earlier), built.where(~earlier)
+
+
+def _check_labels(train: Dataset, calibrate: Dataset) -> None:
+    for name, part in (("training", train), ("calibration", calibrate)):
+        if not part.purchased.any():
+            raise errors.Refused(f"{name} part of {len(part)} clicks: expected clicks that led to an outcome, got none")

@@ -1,0 +1,164 @@
+"""Simulated clicks as any sender would tell them: raw fields, NDJSON, or `Click`s at once.
+
+Invariants:
+- clicks are in the order of event time, and ids say nothing but that they are ids;
+- `to_clicks` gives what parsing the NDJSON gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from clickledger.ledger.outcomes import Outcome
+from clickledger.scoring import click_identity
+from clickledger.scoring.click import Click
+from clickledger.scoring.ndjson import DEFAULT_SOURCE
+from clickledger.scoring.pseudonyms import Pseudonyms
+from clickledger.scoring.simulation_config import SimulationConfig
+from clickledger.scoring.simulation_world import DEVICE_KIND, DEVICES, KINDS
+
+OUTCOME_KIND = "purchase"
+CURRENCY = "USD"
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Purchases:
+    """What clicks led to, columns (m,) by time: index of the click, Unix milliseconds, value in micros."""
+
+    click: Ints
+    occurred_at_ms: Ints
+    value_micros: Ints
+
+    def __len__(self) -> int:
+        return len(self.click)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """n clicks as columns (n,), by event time, and the purchases they led to."""
+
+    config: SimulationConfig
+    click: Ints  # the sender's ids of clicks, users and sessions, as numbers
+    event_time_ms: Ints
+    user: Ints
+    session: Ints
+    ip: Ints  # IPv4 addresses as numbers
+    device: Ints  # index into DEVICES
+    advertiser: Ints
+    campaign: Ints
+    cost_micros: Ints
+    logged_in: npt.NDArray[np.bool_]
+    purchases: Purchases
+
+    def __len__(self) -> int:
+        return len(self.click)
+
+    def raw_clicks(self) -> Iterator[dict[str, Any]]:
+        """Yield each click as the fields of an NDJSON row."""
+        for row in self._rows():
+            click, event_time_ms, user, session, ip, device, advertiser, campaign, cost_micros, logged_in = row
+            yield {
+                "click_id": _click_id(click),
+                "event_time": event_time_ms,
+                "user_id": _user_id(user),
+                "session_id": _session_id(session),
+                "ip": _address(ip),
+                "device": DEVICES[device],
+                "device_kind": KINDS[DEVICE_KIND[device]],
+                "advertiser_id": _advertiser_id(advertiser),
+                "campaign_id": _campaign_id(campaign),
+                "cost_micros": cost_micros,
+                "currency": CURRENCY,
+                "logged_in": logged_in,
+            }
+
+    def write_ndjson(self, path: Path) -> None:
+        """Write one row per click to a file."""
+        encoder = msgspec.json.Encoder()
+        with path.open("wb") as file:
+            for fields in self.raw_clicks():
+                file.write(encoder.encode(fields) + b"\n")
+
+    def to_clicks(self, pseudonyms: Pseudonyms, source: str = DEFAULT_SOURCE) -> list[Click]:
+        """The n clicks; each identifier is turned into its pseudonym once."""
+        users, user_of = np.unique(self.user, return_inverse=True)
+        user_key = [pseudonyms.user(_user_id(user)) for user in users.tolist()]
+        sessions, first, session_of = np.unique(self.session, return_index=True, return_inverse=True)
+        owners = self.user[first].tolist()  # a session has one user
+        session_key = [
+            pseudonyms.session(_user_id(user), _session_id(session))
+            for user, session in zip(owners, sessions.tolist(), strict=True)
+        ]
+        ips, ip_of = np.unique(self.ip, return_inverse=True)
+        ip_key = [pseudonyms.ip(_address(ip)) for ip in ips.tolist()]
+        keys = zip(user_of.tolist(), session_of.tolist(), ip_of.tolist(), strict=True)
+        kinds = [KINDS[kind] for kind in DEVICE_KIND]
+        advertisers = [_advertiser_id(i) for i in range(self.config.advertisers)]
+        campaigns = [_campaign_id(i) for i in range(self.config.campaigns)]
+        return [
+            click_identity.identify(
+                click_identity.Sent(
+                    source=source,
+                    external_id=_click_id(row[0]),
+                    event_time_ms=row[1],
+                    user_key=user_key[user],
+                    session_key=session_key[session],
+                    ip_key=ip_key[ip],
+                    device=DEVICES[row[5]],
+                    device_kind=kinds[row[5]],
+                    advertiser_id=advertisers[row[6]],
+                    campaign_id=campaigns[row[7]],
+                    cost_micros=row[8],
+                    currency=CURRENCY,
+                    logged_in=row[9],
+                )
+            )
+            for row, (user, session, ip) in zip(self._rows(), keys, strict=True)
+        ]
+
+    def to_outcomes(self, clicks: Sequence[Click]) -> list[Outcome]:
+        """The purchases as outcomes, by time, given the n clicks of `to_clicks`."""
+        columns = (self.purchases.click, self.purchases.occurred_at_ms, self.purchases.value_micros)
+        return [
+            Outcome(clicks[click].click_id, OUTCOME_KIND, occurred_at_ms, value_micros)
+            for click, occurred_at_ms, value_micros in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+
+    def _rows(self) -> Iterator[tuple[Any, ...]]:
+        columns = (
+            *(self.click, self.event_time_ms, self.user, self.session, self.ip, self.device),
+            *(self.advertiser, self.campaign, self.cost_micros, self.logged_in),
+        )
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def _click_id(number: int) -> str:
+    return f"{number:016x}"
+
+
+def _user_id(number: int) -> str:
+    return f"u-{number:015x}"
+
+
+def _session_id(number: int) -> str:
+    return f"s-{number:015x}"
+
+
+def _address(number: int) -> str:
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def _advertiser_id(number: int) -> str:
+    return f"adv-{number:03d}"
+
+
+def _campaign_id(number: int) -> str:
+    return f"camp-{number:04d}"

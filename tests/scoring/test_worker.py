@@ -1,0 +1,351 @@
+"""The live way with real worker processes: what is killed, lost, revoked or poisoned on it changes no promise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from live_clicks import click, clicks, require_decided_once
+from worker_processes import Workers, until, waiting_backends, workers
+
+from clickledger.console import home, processes, services, valkey
+from clickledger.ledger import database, deployments, log
+from clickledger.scoring import counters, decide, exchange, heartbeat, model, stream, training
+from clickledger.scoring.click import Click
+from clickledger.scoring.deciding import MODEL_UNUSABLE
+from clickledger.scoring.exchange import ExchangeConfig
+from clickledger.scoring.stream import Answer
+from clickledger.scoring.worker import Worker, WorkerConfig
+
+QUICK = ExchangeConfig(resend_seconds=0.5)
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[database.Connection]:
+    with database.connect(database_url, application_name="test") as connection:
+        yield connection
+
+
+@pytest.fixture
+def fleet(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workers]:
+    with workers(database_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def decided(redis_url: str, wanted: list[Click]) -> list[Answer]:
+    """The answers to clicks, in the clicks' order."""
+    return [answer for _, answer in sorted(exchange.decide_all(redis_url, wanted, QUICK))]
+
+
+@contextmanager
+def held_log(conn: database.Connection) -> Iterator[None]:
+    """Nothing is appended while this holds the log's lock."""
+    with conn.transaction():
+        conn.execute("SELECT take_log_lock()")
+        yield
+
+
+def deploy_velocity(conn: database.Connection, clicks_per_hour: int, shadow: dict[str, int] | None = None) -> int:
+    """Deploy the velocity rule with this limit; its model version."""
+    version, calibration = register_velocity(conn, clicks_per_hour)
+    deployments.deploy(conn, routing(version, calibration, shadow), "test")
+    return version
+
+
+def register_velocity(conn: database.Connection, clicks_per_hour: int) -> tuple[int, int]:
+    artefact = model.to_artefact(training.velocity_model(clicks_per_hour))
+    version = deployments.register_model(conn, artefact, "velocity", {}, "test")
+    return version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "test")
+
+
+def routing(version: int, calibration: int, shadow: dict[str, int] | None = None) -> dict[str, object]:
+    route = {"slice": "*", "share": 1.0, "model": version, "calibration": calibration}
+    return {"routes": [route], "shadow": shadow}
+
+
+@contextmanager
+def worker_here(database_url: str, redis_url: str) -> Iterator[None]:
+    """A worker in this process: one that deploys nothing by itself."""
+    worker = Worker(WorkerConfig("scoring-here", database_url, redis_url, block_ms=20))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def test_every_click_is_answered_with_what_was_committed(
+    fleet: Workers, conn: database.Connection, redis_url: str
+) -> None:
+    fleet.start("scoring-1")
+    sent = clicks(0, 700)
+    changed = click(5, cost_micros=9)  # the same id with another price
+    answers = decided(redis_url, [*sent, sent[0], changed])
+    assert [answer.outcome for answer in answers] == ["new"] * 700 + ["repeat", "conflict"]
+    assert {answer.verdict for answer in answers} == {"valid", "invalid"}
+    stored = {
+        row[0].bytes: row[1:] for row in conn.execute("SELECT click_id, log_position, verdict::text FROM decisions")
+    }
+    assert all(stored[answer.click_id] == (answer.position, answer.verdict) for answer in answers)
+    require_decided_once(conn, sent)
+    assert conn.execute("SELECT cost_micros FROM clicks WHERE external_id = 'click 5'").fetchone() == (1000,)
+
+
+@pytest.mark.parametrize("append_survives", [True, False])
+@pytest.mark.parametrize("successor", ["scoring-1", "scoring-2"])
+def test_worker_killed_between_scoring_and_commit_loses_and_doubles_nothing(
+    fleet: Workers, conn: database.Connection, database_url: str, redis_url: str, append_survives: bool, successor: str
+) -> None:
+    fleet.start("scoring-1")
+    before, caught = clicks(0, 100), clicks(100, 150)
+    decided(redis_url, before)
+    with stream.connect(redis_url) as client, database.connect(database_url) as watcher:
+        with held_log(conn):
+            stream.put(client, caught)
+            until(lambda: bool(waiting_backends(watcher)), "the worker to append")
+            fleet.kill("scoring-1")
+            if not append_survives:
+                for pid in waiting_backends(watcher):
+                    watcher.execute("SELECT pg_terminate_backend(%s)", (pid,))
+                until(lambda: not waiting_backends(watcher), "its append to end")
+            fleet.start(successor, claim_idle_seconds="0.2")
+        until(fleet.drained, "the successor to decide what was taken")
+    require_decided_once(conn, before + caught)
+    assert deployments.current_counter_epoch(conn) == 1
+
+
+def test_two_workers_share_the_stream_and_decide_each_click_once(
+    fleet: Workers, conn: database.Connection, redis_url: str
+) -> None:
+    fleet.start("scoring-1", wait=False)
+    fleet.start("scoring-2", wait=False)
+    until(lambda: fleet.is_live("scoring-1") and fleet.is_live("scoring-2"), "both workers")
+    sent = clicks(0, 3000)
+    answers = decided(redis_url, sent)
+    assert [answer.outcome for answer in answers] == ["new"] * len(sent)
+    assert "undecided" not in {answer.verdict for answer in answers}
+    require_decided_once(conn, sent)
+    assert len(log.read(conn, kinds=["deployment_changed"])) == 1
+    assert [fleet.stop("scoring-1"), fleet.stop("scoring-2")] == [0, 0]
+
+
+def test_batch_caught_by_a_rollback_is_decided_again_under_the_new_epoch(
+    fleet: Workers, conn: database.Connection, database_url: str, redis_url: str
+) -> None:
+    good, calibration = register_velocity(conn, 20)
+    bad = deploy_velocity(conn, 1)
+    fleet.start("scoring-1")
+    sent = clicks(0, 200)
+    with stream.connect(redis_url) as client, database.connect(database_url) as watcher, held_log(conn):
+        stream.put(client, sent)
+        until(lambda: bool(waiting_backends(watcher)), "the worker to append")
+        done = deployments.roll_back(conn, bad, routing(good, calibration), "test")
+    until(fleet.drained, "the batch to be decided again")
+    models = conn.execute("SELECT DISTINCT model_version, deployment_epoch FROM decisions").fetchall()
+    assert models == [(good, done.epoch)]
+    require_decided_once(conn, sent)
+
+
+def test_nothing_of_a_revoked_epoch_is_appended_after_its_rollback(
+    fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
+) -> None:
+    good, calibration = register_velocity(conn, 20)
+    bad = deploy_velocity(conn, 1)
+    fleet.start("scoring-1")
+    fleet.start("scoring-2")
+    sent = clicks(0, 4000)
+    running = exchange.decide_all(redis_url, sent, ExchangeConfig(in_flight_max=300))
+    answers = [next(running) for _ in range(1000)]
+    done = deployments.roll_back(conn, bad, routing(good, calibration), "test")
+    answers += running
+    assert len(answers) == len(sent)
+    after = "SELECT count(*) FROM decisions WHERE model_version = %s AND log_position > %s"
+    assert conn.execute(after, (bad, done.position)).fetchone() == (0,)
+    before = "SELECT count(*) > 0 FROM decisions WHERE model_version = %s"
+    assert conn.execute(before, (bad,)).fetchone() == (True,)
+    until(lambda: {w.deployment_epoch for w in heartbeat.live(redis_client)} == {done.epoch}, "both to switch")
+    require_decided_once(conn, sent)
+
+
+def test_message_that_is_no_click_is_put_aside_and_the_others_are_decided(
+    fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
+) -> None:
+    fleet.start("scoring-1")
+    odd = click(7)
+    short = Click(*[b"short" if name == "user_key" else getattr(odd, name) for name in odd.__struct_fields__])
+    undated = click(8, time_ms=1000)
+    poison = [{"c": b"\xc1 not msgpack", "k": "poison", "r": "cl:replies:test"}, {"x": "no click at all"}]
+    stream.put(redis_client, clicks(0, 3))
+    for message in [*poison, stream.fields(short), stream.fields(undated)]:
+        redis_client.xadd(stream.STREAM, message)
+    stream.put(redis_client, clicks(3, 3))
+    until(fleet.drained, "the stream to be empty")
+    require_decided_once(conn, clicks(0, 6))
+    reasons = [fields[b"reason"].decode() for _, fields in redis_client.xrange("cl:rejected")]
+    expected = ["expected a click, got", "expected a field c", "user_key: expected 16 bytes", "event_time_ms: expected"]
+    assert len(reasons) == len(expected)
+    assert all(part in reason for part, reason in zip(expected, reasons, strict=True)), reasons
+    [told] = stream.Replies(stream.connect(redis_url), "cl:replies:test").read(0)
+    assert (told.key, told.outcome) == ("poison", "rejected")
+
+
+def test_lost_counters_are_restored_from_the_log_and_nothing_is_doubled(
+    fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
+) -> None:
+    fleet.start("scoring-1")
+    decided(redis_url, clicks(0, 500))
+    redis_client.flushall()
+    redis_client.function_flush()
+    decided(redis_url, clicks(500, 500))
+    require_decided_once(conn, clicks(0, 1000))
+    [entry] = log.read(conn, kinds=["counters_restored"])
+    assert entry.payload["counter_epoch"] == deployments.current_counter_epoch(conn) == 2
+    epochs = conn.execute("SELECT counter_epoch, count(*) FROM clicks GROUP BY 1 ORDER BY 1").fetchall()
+    assert epochs == [(1, 500), (2, 500)]
+
+
+def test_append_counted_on_lost_counters_is_counted_again(
+    fleet: Workers, conn: database.Connection, database_url: str, redis_client: redis.Redis, redis_url: str
+) -> None:
+    fleet.start("scoring-1")
+    before, caught = clicks(0, 300), clicks(300, 200)
+    decided(redis_url, before)
+    with database.connect(database_url) as watcher:
+        with held_log(conn):
+            stream.put(redis_client, caught)
+            until(lambda: bool(waiting_backends(watcher)), "the worker to append")
+            redis_client.flushall()
+            fleet.start("scoring-2", wait=False)
+            until(lambda: len(waiting_backends(watcher)) == 2, "the other one to declare the counters lost")
+        until(lambda: fleet.is_live("scoring-2"), "the other one to have restored them")
+    decided(redis_url, caught)  # what was on its way may have gone with the server's memory: senders send again
+    require_decided_once(conn, before + caught)
+
+
+def test_clicks_lost_with_the_stream_are_sent_again(
+    fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
+) -> None:
+    sent = clicks(0, 400)
+    running = exchange.decide_all(redis_url, sent, QUICK)
+    answers: list[tuple[int, Answer]] = []
+    taker = threading.Thread(target=lambda: answers.extend(running))
+    taker.start()
+    until(lambda: stream.backlog(redis_client) == len(sent), "the clicks to wait")
+    redis_client.flushall()
+    fleet.start("scoring-1")
+    taker.join()
+    assert sorted(index for index, _ in answers) == list(range(len(sent)))
+    require_decided_once(conn, sent)
+
+
+def test_worker_outlives_both_servers_and_keeps_its_counter_epoch(
+    fleet: Workers, conn: database.Connection, servers: Any, redis_url: str
+) -> None:
+    fleet.start("scoring-1")
+    decided(redis_url, clicks(0, 300))
+    place = services.valkey_place(home.at(servers.home), None)
+    processes.stop(valkey.running(place), [(processes.signal.SIGKILL, 30.0)])
+    services.start_servers(servers.home)
+    conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name LIKE 'clickledger scoring%' AND datname = current_database()"
+    )
+    decided(redis_url, clicks(300, 300))
+    require_decided_once(conn, clicks(0, 600))
+    assert deployments.current_counter_epoch(conn) == 1
+
+
+def test_append_whose_connection_is_cut_is_repeated(
+    fleet: Workers, conn: database.Connection, database_url: str, redis_client: redis.Redis
+) -> None:
+    fleet.start("scoring-1")
+    with database.connect(database_url) as watcher, held_log(conn):
+        stream.put(redis_client, clicks(0, 100))
+        until(lambda: bool(waiting_backends(watcher)), "the worker to append")
+        for pid in waiting_backends(watcher):
+            watcher.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    until(fleet.drained, "the clicks to be appended")
+    require_decided_once(conn, clicks(0, 100))
+
+
+def test_counters_of_another_ledger_are_refused(
+    fleet: Workers, redis_client: redis.Redis, database_url: str, redis_url: str
+) -> None:
+    redis_client.set("cl:counters:owner", "another/run")
+    fleet.start("scoring-1", wait=False)
+    assert fleet.running["scoring-1"].wait(60) == 3
+    assert "give it a Valkey of its own" in fleet.log("scoring-1").read_text()
+
+
+def test_clicks_are_undecided_while_no_model_is_deployed(
+    conn: database.Connection, database_url: str, redis_url: str
+) -> None:
+    with worker_here(database_url, redis_url):
+        answers = decided(redis_url, clicks(0, 20))
+    assert {(a.verdict, a.reason, a.deployment_epoch) for a in answers} == {("undecided", decide.MODEL_ABSENT, 0)}
+    require_decided_once(conn, clicks(0, 20))
+
+
+def test_routing_that_cannot_be_used_leaves_clicks_undecided(
+    conn: database.Connection, database_url: str, redis_url: str
+) -> None:
+    artefact = deployments.register_model(conn, b"no safetensors", "network", {}, "test")
+    calibration = deployments.set_calibration(conn, artefact, {"*": 0.0}, {}, "test")
+    deployments.deploy(conn, routing(artefact, calibration), "test")
+    with worker_here(database_url, redis_url):
+        answers = decided(redis_url, clicks(0, 20))
+        assert {(answer.verdict, answer.reason) for answer in answers} == {("undecided", MODEL_UNUSABLE)}
+        deploy_velocity(conn, 20)
+        numbers = count(20)
+        until(lambda: decided(redis_url, [click(next(numbers))])[0].verdict == "valid", "the worker to go on")
+
+
+def test_late_click_is_logged_undecided_and_not_counted(
+    conn: database.Connection, database_url: str, redis_url: str
+) -> None:
+    deploy_velocity(conn, 20)
+    late = click(10_000, time_ms=click(0).event_time_ms - 300_000)
+    with worker_here(database_url, redis_url):
+        *_, answer = decided(redis_url, [*clicks(0, 5), late])
+    assert (answer.verdict, answer.reason) == ("undecided", "late")
+    assert conn.execute("SELECT seq FROM clicks WHERE external_id = 'click 10000'").fetchone() == (0,)
+    assert conn.execute("SELECT max(seq) FROM clicks").fetchone() == (5,)
+
+
+def test_shadow_scores_are_written_for_new_clicks_only(
+    conn: database.Connection, database_url: str, redis_url: str
+) -> None:
+    version, calibration = register_velocity(conn, 1)
+    deploy_velocity(conn, 100, {"model": version, "calibration": calibration})
+    with worker_here(database_url, redis_url):
+        decided(redis_url, clicks(0, 100))
+        decided(redis_url, clicks(50, 100))
+    query = "SELECT count(*), count(DISTINCT click_id), min(model_version), bool_and(live_verdict = 'valid') {} {}"
+    shadow = conn.execute(query.format("FROM shadow_scores", "")).fetchone()
+    assert shadow == (150, 150, version, True)
+    flipped = conn.execute("SELECT count(*) > 0 FROM shadow_scores WHERE verdict <> live_verdict").fetchone()
+    assert flipped == (True,)
+
+
+def test_worker_that_starts_on_an_intact_valkey_writes_nothing(
+    fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
+) -> None:
+    fleet.start("scoring-1")
+    decided(redis_url, clicks(0, 50))
+    assert fleet.stop("scoring-1") == 0
+    head = log.head(conn)
+    fleet.start("scoring-1")
+    answers = decided(redis_url, clicks(0, 50))
+    assert {answer.outcome for answer in answers} == {"repeat"}
+    assert log.head(conn) == head
+    kept = counters.state(redis_client)
+    assert kept is not None
+    assert kept.seq == 50
