@@ -16,7 +16,14 @@ import psycopg
 from batches import Row, at, batch, click_id
 from hypothesis import HealthCheck, Verbosity, event
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from oracle import Given, Oracle, Refusal
 from psycopg import sql
 from replays import Replayed, routing, work_chunk
