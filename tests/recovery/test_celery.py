@@ -67,8 +67,8 @@ def test_a_worker_killed_in_mid_chunk_is_replaced_and_the_rows_are_those_of_an_u
     assert len(rows[1]) == run.row_count
     assert rows[0] == rows[1]
     attempts = [row[0] for row in conn.execute("SELECT attempts FROM replay_chunks WHERE run_id = %s", (run.run_id,))]
-    assert max(attempts) == 2
-    assert "fell silent" in str(conn.execute("SELECT last_error FROM replay_chunks WHERE attempts = 2").fetchall())
+    assert max(attempts) >= 2
+    assert "fell silent" in str(conn.execute("SELECT last_error FROM replay_chunks WHERE attempts >= 2").fetchall())
     assert runs.get(conn, run.run_id).status == "staged"
 
 
