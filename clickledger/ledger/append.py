@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from clickledger import errors
 from clickledger.ledger import database, log, partitions
-from clickledger.ledger.records import Batch, encode
+from clickledger.ledger.records import Batch, Encoded, encode
 
 ARRAY_PARAMETERS = (
     "click_id", "user_key", "session_key", "ip_key", "cost_micros", "seq", "intake_digest", "model_version",
@@ -73,9 +73,11 @@ def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
         return Appended(None, None, 0, [])
     order = sorted(range(len(batch)), key=lambda i: batch.click_id[i])
     kept = [i for k, i in enumerate(order) if k == 0 or batch.click_id[order[k - 1]] != batch.click_id[i]]
+    kept_batch = batch.take(kept)
+    encoded = encode(kept_batch)  # before the partitions: a malformed id names no day
     with database.translated():
         _ensure_partitions(conn, batch)
-        position, recorded_at, new, ordinals = _call(conn, batch.take(kept), actor)
+        position, recorded_at, new, ordinals = _call(conn, kept_batch, encoded, actor)
     new_rows = set(kept) if new == len(kept) else {kept[o - 1] for o in ordinals or ()}
     if len(new_rows) == len(batch):
         return Appended(position, recorded_at, new, ["new"] * new)
@@ -93,8 +95,7 @@ def _ensure_partitions(conn: database.Connection, batch: Batch) -> None:
         known |= missing
 
 
-def _call(conn: database.Connection, batch: Batch, actor: str) -> tuple[Any, ...]:
-    encoded = encode(batch)
+def _call(conn: database.Connection, batch: Batch, encoded: Encoded, actor: str) -> tuple[Any, ...]:
     scalars = (actor, batch.deployment_epoch, batch.counter_epoch, batch.feature_schema)
     arrays = [encoded.arrays[name] for name in ARRAY_PARAMETERS]
     row = conn.execute(APPEND_BATCH, (*scalars, *arrays, encoded.leaves), prepare=True).fetchone()

@@ -89,6 +89,8 @@ def _encode(batch: Batch) -> Encoded:
     n = len(batch)
     if bad := set(batch.verdict) - set(VERDICTS):
         raise ValueError(f"expected verdict in {VERDICTS}, got {sorted(bad)}")
+    if n and (cost := min(batch.cost_micros)) < 0:
+        raise ValueError(f"cost_micros: expected >= 0, got {cost}")
     click_id = wire.opaque(batch.click_id, wire.UUID)
     click = wire.FixedBlock([
         ("click_id", wire.UUID, click_id),
