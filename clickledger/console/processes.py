@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -47,6 +48,14 @@ def identify(pid: int) -> Process | None:
         pass
     _reap(pid)
     return None
+
+
+@atexit.register
+def _leave_children() -> None:
+    """Children outlive us on purpose, so the interpreter shall not warn of those that still run at its end."""
+    for child in _children.values():
+        if child.poll() is None:
+            child.returncode = 0
 
 
 def _reap(pid: int) -> None:
