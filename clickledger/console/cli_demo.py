@@ -63,8 +63,9 @@ def _own_settings(given: Settings) -> Settings:
         "database_url": None,
         "redis_url": None,
         "http_port": 0,
-        "detect_interval_seconds": 1.0,
+        "detect_interval_seconds": 4.0,
         "rollback_policy": "auto",
+        "known_customer_purchase_age_hours": 0.0,  # the simulated days are few
     }
     return given.model_copy(update=own)
 

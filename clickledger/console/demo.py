@@ -61,6 +61,7 @@ class Story:
     latencies_ms: list[float] = field(default_factory=list)
     duplicates: int = 0
     sent: int = 0
+    history_position: int = 0  # both models learn from the log up to here
     stable: learn.Learned | None = None
     bad: learn.Learned | None = None
     started: float = field(default_factory=time.monotonic)
@@ -86,6 +87,7 @@ def _history(story: Story) -> None:
         known = [o for o in scene.outcomes if o.occurred_at_ms <= known_ms and _is_history(story, o.click_id)]
         appended = outcomes.append(story.conn, known, ACTOR, "what history led to")
         output.say(f"    {appended.new:,} purchases of them are known")
+        story.history_position = log.head(story.conn).position
 
 
 def _is_history(story: Story, click_id: bytes) -> bool:
@@ -96,7 +98,13 @@ def _is_history(story: Story, click_id: bytes) -> bool:
 def _stable_model(story: Story) -> None:
     scene = story.scene
     with _act(story, "model A: trained on the history, calibrated, deployed"):
-        story.stable = learn.learn(story.conn, actor=ACTOR, reason="trained on all labels", **scene.learning)
+        story.stable = learn.learn(
+            story.conn,
+            actor=ACTOR,
+            reason="trained on all labels",
+            up_to_position=story.history_position,
+            **scene.learning,
+        )
         route = _route(story.stable)
         deployments.deploy(story.conn, {"routes": [route], "shadow": None}, ACTOR, "the first trained model")
         output.say(f"    {_metrics(story.stable)}")
@@ -107,9 +115,13 @@ def _stable_model(story: Story) -> None:
 def _bad_model(story: Story) -> None:
     scene = story.scene
     with _act(story, f"model B: {scene.fault}; deployed, with A in shadow"):
-        bound = log.head(story.conn).position
         story.bad = learn.learn(
-            story.conn, actor=ACTOR, reason=scene.fault, withheld=scene.withheld, up_to_position=bound, **scene.learning
+            story.conn,
+            actor=ACTOR,
+            reason=scene.fault,
+            withheld=scene.withheld,
+            up_to_position=story.history_position,
+            **scene.learning,
         )
         epoch = deployments.promote(
             story.conn, story.bad.model_version, story.bad.calibration_version, ACTOR, "the daily model"

@@ -39,16 +39,21 @@ class Process:
 
 def identify(pid: int) -> Process | None:
     """The process that has `pid` now, or None when there is none (a zombie is none)."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return Process(pid, _birth_mark(process))
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        pass
+    _reap(pid)
+    return None
+
+
+def _reap(pid: int) -> None:
+    """Collect a child of ours that has ended, so that it is no zombie for ever."""
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         del _children[pid]
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return Process(pid, _birth_mark(process))
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def _birth_mark(process: psutil.Process) -> str:

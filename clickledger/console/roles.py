@@ -71,7 +71,7 @@ def _recovery(settings: Settings) -> Role:
 
 
 def _api(settings: Settings, http_port: int) -> Role:
-    address = ("--host", settings.http_host, "--port", str(http_port))
+    address = ("--host", settings.http_host, "--port", str(http_port), "--no-access-log")
     command = _module("uvicorn", "clickledger.console.api:app", *address, "--timeout-graceful-shutdown", "5")
     return Role("api", command, Readiness.HTTP)
 

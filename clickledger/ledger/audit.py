@@ -6,10 +6,12 @@ Every check names the entry at which it fails. What needs a model (re-scoring) i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
+from clickledger import errors
 from clickledger.ledger import authority, authority_map, billing, canonical, database, log, rebuild
 
 Progress = Callable[[int, int], None]
@@ -91,13 +93,23 @@ def verify(conn: database.Connection, progress: Progress | None = None) -> Repor
     _verify_entries(conn, report, progress or (lambda done, total: None))
     _verify_counts(conn, report)
     _verify_runs(conn, report)
-    with database.snapshot(conn):
+    with _reporting(report.check("one authoritative decision per click")), database.snapshot(conn):
         _verify_authority(conn, report)
     _verify_money(conn, report)
-    report.check("folds").extend(rebuild.differences(conn)[:FAILURES_MAX])
+    with _reporting(report.check("folds")):
+        report.check("folds").extend(rebuild.differences(conn)[:FAILURES_MAX])
     for seq, following in conn.execute(SELECT_SEQ_FAULT):
         report.check("counting order").append(f"seq {seq}: expected {seq + 1} next, got {following}")
     return report
+
+
+@contextmanager
+def _reporting(failures: list[str]) -> Iterator[None]:
+    """What stops a check is a finding of it; the other checks go on."""
+    try:
+        yield
+    except errors.InvariantBroken as error:
+        failures.append(str(error))
 
 
 def _verify_entries(conn: database.Connection, report: Report, progress: Progress) -> None:

@@ -7,10 +7,12 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clickledger.errors import InvariantBroken
 from clickledger.ledger import authority_map
 from clickledger.ledger.canonical import canonical_json
 
@@ -142,9 +144,15 @@ class Folds:
         self.publications[published.position] = published._replace(reverted=position)
 
 
-def fold(entries: Iterable[tuple[int, str, Payload]]) -> Folds:
-    """All caches after the given (position, kind, payload) entries, which start at genesis."""
+def fold(entries: Iterable[tuple[int, str, str]]) -> Folds:
+    """All caches after the given (position, kind, payload text) entries, which start at genesis.
+
+    Raises InvariantBroken naming the first entry whose payload is not what its kind says.
+    """
     folds = Folds()
-    for position, kind, payload in entries:
-        folds.apply(position, kind, payload)
+    for position, kind, text in entries:
+        try:
+            folds.apply(position, kind, json.loads(text))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise InvariantBroken(f"entry {position}: its payload is not that of {kind}: {error!r}") from error
     return folds

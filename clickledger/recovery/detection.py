@@ -13,7 +13,9 @@ means the same at every rate of traffic and length of tick.
 
 - `known`    users with a mature purchase: the signal to act on;
 - `overall`  all users: a better model differs here too, so it only supports `known`;
-- `flood`    all users, far beyond any difference between two sound models: enough alone, for traffic without purchases.
+- `flood`    all users, far beyond any difference between two sound models: enough alone, for traffic without purchases;
+- `mirror`   the reverse of `flood`: users whom the live model bills and the shadow would have withheld. A model that
+             lets robots pass does not show in the signals above.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import NamedTuple
 
 ALL = "*"  # every slice together
 THETA_MAX = 4.0  # one disagreement is never worth more than this
-PRIOR_RELEASED = 2.0  # added to the count: a short series must not look free of noise
+PRIOR_RELEASED = 1.0  # added to the count: a short series must not look free of noise
 
 
 class Tick(NamedTuple):
@@ -46,12 +48,14 @@ class Signal:
     allowance: float  # taken off at every tick; detection is tuned to twice this and more
     alone: float  # evidence that raises without another signal
     together: float = math.inf  # evidence that raises with another signal
+    mirrored: bool = False  # counts users released against users withheld
 
 
 SIGNALS = (
     Signal("known", known_only=True, tolerated=0.001, allowance=0.004, alone=18.0, together=10.0),
     Signal("overall", known_only=False, tolerated=0.01, allowance=0.02, alone=math.inf, together=10.0),
     Signal("flood", known_only=False, tolerated=0.15, allowance=0.25, alone=24.0),
+    Signal("mirror", known_only=False, tolerated=0.03, allowance=0.06, alone=24.0, mirrored=True),
 )
 SLICE_SURCHARGE = 4.0  # more series, more chances: about the logarithm of how many slices there are
 
@@ -107,9 +111,11 @@ def judge(known: Mapping[str, Sequence[Tick]], everyone: Mapping[str, Sequence[T
 
 def read(signal: Signal, slice_: str, ticks: Sequence[Tick]) -> Reading:
     """One signal over the ticks of one slice."""
-    course = cusum(ticks, signal.allowance)
     users, withheld, released = (sum(column) for column in zip(*ticks, strict=True)) if ticks else (0, 0, 0)
-    noise = (released + PRIOR_RELEASED) / max(users, 1)
+    if signal.mirrored:
+        ticks = [Tick(tick.users, tick.released, tick.withheld) for tick in ticks]
+    course = cusum(ticks, signal.allowance)
+    noise = ((withheld if signal.mirrored else released) + PRIOR_RELEASED) / max(users, 1)
     surcharge = 0.0 if slice_ == ALL else SLICE_SURCHARGE
     return Reading(
         signal=signal.name,

@@ -33,12 +33,12 @@ HOURS_PER_WEEK = 7 * 24
 class TrainingConfig:
     """Choices of a training. 100k clicks take a few seconds on one core with the defaults."""
 
-    hidden: tuple[int, int] = (32, 16)
-    l2: float = 1e-3  # on the weights of the intermediate layers; on the only layer of a regression
+    hidden: tuple[int, int] = (64, 32)
+    l2: float = 1e-4  # on the weights of the intermediate layers; on the only layer of a regression
     learning_rate: float = 2e-3
     batch_rows: int = 1024
     epochs_max: int = 30
-    patience: int = 8  # epochs without a better validation loss before stopping
+    patience: int = 5  # epochs without a better validation loss before stopping
     validation_share: float = 0.15  # the last clicks in time
     weight_cap: float = 50.0  # times the median weight
 

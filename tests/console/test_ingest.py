@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worker_processes import Workers, workers
 
 from clickledger import settings
-from clickledger.console import home, postgres, services, valkey
+from clickledger.console import home, intake_settings, postgres, services, valkey
 from clickledger.ledger import database, log
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,8 +83,17 @@ class Program:
 
 @pytest.fixture
 def program(database_url: str, redis_url: str, tmp_path: Path) -> Program:
+    """The program on the session's servers, where no worker is up."""
     urls = {"CLICKLEDGER_DATABASE_URL": database_url, "CLICKLEDGER_REDIS_URL": redis_url}
     return Program(tmp_path / "home", urls)
+
+
+@pytest.fixture
+def fleet(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workers]:
+    """A worker that is up."""
+    with workers(database_url, redis_url, tmp_path) as made:
+        made.start("scoring-1")
+        yield made
 
 
 @pytest.fixture
@@ -107,6 +117,7 @@ def test_good_rows_among_bad_ones_are_decided_and_bad_ones_named_by_line_and_fie
     assert conn.execute("SELECT cost_micros FROM clicks WHERE external_id = 'click-4'").fetchone() == (250_000,)
 
 
+@pytest.mark.usefixtures("fleet")
 def test_same_file_again_changes_nothing(program: Program, conn: database.Connection, tmp_path: Path) -> None:
     file = nasty_file(tmp_path)
     program.ingest(file)
@@ -117,6 +128,7 @@ def test_same_file_again_changes_nothing(program: Program, conn: database.Connec
     assert (again.result["accepted"], again.result["duplicates"], again.result["conflicts"]) == (0, 41, 1)
 
 
+@pytest.mark.usefixtures("fleet")
 def test_clean_file_ends_with_zero_and_installs_become_outcomes(
     program: Program, conn: database.Connection, tmp_path: Path
 ) -> None:
@@ -166,21 +178,13 @@ def test_local_servers_run_only_for_the_duration(tmp_path: Path) -> None:
         services.stop_servers(program.home)
 
 
-def test_worker_that_is_up_is_used_and_left_alone(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    from worker_processes import workers
-
-    urls = {"CLICKLEDGER_DATABASE_URL": database_url, "CLICKLEDGER_REDIS_URL": redis_url}
-    program = Program(tmp_path / "home", urls)
-    with workers(database_url, redis_url, tmp_path) as fleet:
-        fleet.start("scoring-1")
-        assert program.ingest(nasty_file(tmp_path), "--json").result["accepted"] == 40
-        assert fleet.is_live("scoring-1")
+def test_worker_that_is_up_is_used_and_left_alone(program: Program, fleet: Workers, tmp_path: Path) -> None:
+    assert program.ingest(nasty_file(tmp_path), "--json").result["accepted"] == 40
+    assert fleet.is_live("scoring-1")
     assert not (program.home / "log" / "scoring-temporary.log").exists()
 
 
 def test_bounds_of_intake_are_those_of_the_settings() -> None:
-    from clickledger.console import intake_settings
-
     chosen = settings.load(genesis="2020-01-01", future_tolerance_seconds=5)
     assert intake_settings.bounds(chosen).genesis_ms == 1_577_836_800_000
     assert intake_settings.bounds(chosen).future_tolerance_ms == 5_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, Versions, bad_deployment, deploy, register
 
 from clickledger import errors
 from clickledger.ledger import audit, comparison, database, deployments, publication, runs
 from clickledger.ledger.runs import Run
 from clickledger.recovery import chunks, progress, redecide, working
-from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, Versions, bad_deployment, deploy, register
 
 Connect = Callable[[], database.Connection]
 
@@ -18,6 +18,9 @@ ROWS = """
     SELECT click_id, log_position, line, advertiser_id, campaign_id, cost_micros, currency, slice, deployment_epoch,
            model_version, calibration_version, score::text, threshold::text, verdict, reason, carried
     FROM delayed_decisions WHERE run_id = %s ORDER BY log_position, line"""
+INTRUDER = """
+    INSERT INTO delayed_decisions
+    SELECT d.*, %s FROM decisions d WHERE log_position >= %s ORDER BY log_position, line LIMIT 1"""
 LIVE_STABLE = "SELECT verdict::text, reason FROM decisions WHERE model_version = %s ORDER BY log_position, line"
 
 
@@ -189,10 +192,7 @@ def test_a_failing_chunk_waits_out_its_lease_and_is_quarantined_after_its_attemp
     _, stable, bad = bad_deployment(conn)
     run = planned(conn, stable, bad)
     # A row that is in the way: every attempt at its chunk fails on the unique key.
-    conn.execute(
-        "INSERT INTO delayed_decisions SELECT d.*, %s FROM decisions d WHERE log_position >= %s ORDER BY log_position, line LIMIT 1",
-        (run.run_id, run.lo),
-    )
+    conn.execute(INTRUDER, (run.run_id, run.lo))
     for attempt in range(1, chunks.ATTEMPTS_MAX + 1):
         work(conn, run)
         last = attempt == chunks.ATTEMPTS_MAX

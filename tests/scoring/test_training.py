@@ -94,7 +94,7 @@ def test_no_weight_is_above_the_cap() -> None:
 
 def test_a_model_states_what_it_was_made_of(taught: Traffic, network: model.Model) -> None:
     made_of = network.metadata
-    assert made_of["seed"] == 5 and made_of["config"]["hidden"] == [32, 16]
+    assert made_of["seed"] == 5 and made_of["config"]["hidden"] == [64, 32]
     assert made_of["dataset"]["digest"] == taught.dataset.digest() and made_of["dataset"]["rows"] == 12_000
     assert made_of["validation"]["auc"] > 0.5 and made_of["profile"]["torch"] == str(torch.__version__)
 

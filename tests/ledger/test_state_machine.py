@@ -1,0 +1,493 @@
+"""The ledger and its oracle, driven side by side by hypothesis over a real PostgreSQL, compared after every step.
+
+`CLICKLEDGER_SOAK=1` runs many more and longer histories. A failure prints the steps to replay it and its seed blob.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hypothesis
+import psycopg
+from batches import Row, at, batch, click_id
+from hypothesis import HealthCheck, Verbosity, event
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from oracle import Given, Oracle, Refusal
+from psycopg import sql
+from replays import Replayed, routing, work_chunk
+
+from clickledger import errors
+from clickledger.ledger import (
+    append,
+    authority,
+    billing,
+    canonical,
+    comparison,
+    database,
+    deployments,
+    log,
+    outcomes,
+    partitions,
+    publication,
+    runs,
+)
+
+SOAK = bool(os.environ.get("CLICKLEDGER_SOAK"))
+SETTINGS = hypothesis.settings(
+    max_examples=int(os.environ.get("MEX","60")), phases=[hypothesis.Phase.generate],
+    stateful_step_count=80 if SOAK else 40,
+    deadline=None,
+    print_blob=True,
+    verbosity=Verbosity.normal,
+    suppress_health_check=list(HealthCheck),
+)
+
+# A small universe, so that repeats, conflicts and late clicks happen all the time: 12 clicks over two billing periods.
+DAYS = ("2024-01-31", "2024-02-01", "2024-02-29")
+CLICKS = [click_id(at(DAYS[n % 3], n), n) for n in range(12)]
+PERIOD_OF = {click: DAYS[n % 3][:7] for n, click in enumerate(CLICKS)}
+COST_OF = {click: 100 + 2**n for n, click in enumerate(CLICKS)}  # any sum of costs names its clicks
+ADVERTISER_OF = {click: f"adv-{n % 2}" for n, click in enumerate(CLICKS)}
+VERDICTS = {"v": "valid", "i": "invalid", "u": "undecided"}
+
+NUMBERS = st.integers(0, 1_000)  # picks one of however many there are, modulo
+CLICK = st.integers(0, len(CLICKS) - 1)
+CONTENT = st.sampled_from(["first", "first", "first", "other"])
+ROWS = st.lists(st.tuples(CLICK, CONTENT, st.sampled_from("viu")), min_size=1, max_size=6)
+VERDICT_OF_EACH = st.text("viu", min_size=len(CLICKS), max_size=len(CLICKS))
+CARRIED = st.sets(CLICK, max_size=2)
+Rows = Sequence[tuple[int, str, str]]
+
+
+def row_of(number: int, content: str, verdict: str) -> Row:
+    click = CLICKS[number]
+    return Row(click, VERDICTS[verdict], content, COST_OF[click], ADVERTISER_OF[click])
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Every rule does one thing to both and compares the answers; every invariant compares what they hold."""
+
+    new_database: Callable[[], str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conn = database.connect(type(self).new_database(), application_name="state-machine")
+        self.conn.execute("SET synchronous_commit = off")
+        self.oracle = Oracle()
+        self.cursor = billing.Cursor()
+        self.read_so_far: list[tuple[Any, ...]] = []
+        self.verified = (0, canonical.GENESIS_HASH)
+
+    def teardown(self) -> None:
+        self.every_past_position_is_answered_as_it_was()
+        self.the_rest_of_the_feed_arrives_once()
+        self.conn.close()
+
+    def both(self, ledger: Callable[[], Any], oracle: Callable[[], Any]) -> tuple[Any, Any] | None:
+        """Do it in both; None when both refused it for the same reason."""
+        try:
+            expected = oracle()
+        except Refusal as refusal:
+            event(f"refused: {ledger.__name__} {refusal.error}")
+            try:
+                got = ledger()
+            except errors.ClickledgerError as error:
+                assert type(error).__name__ == refusal.error, error
+                return None
+            raise AssertionError(f"expected {refusal.error}, got {got}") from refusal
+        got = ledger()
+        event(f"done: {ledger.__name__}")
+        assert log.head(self.conn).position == self.oracle.head
+        return got, expected
+
+    # --- appending ------------------------------------------------------------------------------------------------
+
+    @rule(rows=ROWS)
+    def append_a_batch(self, rows: Rows) -> None:
+        self._append(rows, len(self.oracle.epochs) - 1, self.oracle.counter_epoch)
+
+    @rule(rows=ROWS, epoch=NUMBERS, counter_epoch=NUMBERS)
+    def append_under_any_epoch(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
+        unknown_too = len(self.oracle.epochs) + 1
+        self._append(rows, epoch % unknown_too, max(1, self.oracle.counter_epoch - counter_epoch % 3 // 2))
+
+    def _append(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
+        given = [row_of(*row) for row in rows]
+        told = [Given(r.click_id, r.intake_digest, r.verdict, r.cost_micros, PERIOD_OF[r.click_id]) for r in given]
+
+        def append_batch() -> append.Appended:
+            return append.append(self.conn, batch(given, epoch, counter_epoch), actor="machine")
+
+        if (answers := self.both(append_batch, lambda: self.oracle.append(told, epoch, counter_epoch))) is None:
+            return
+        got, expected = answers
+        assert (got.position, got.outcome) == (expected.position, expected.outcome)
+        assert got.new == expected.outcome.count("new")
+        for i, what in enumerate(expected.outcome):
+            known = self.oracle.clicks[given[i].click_id]
+            first = (known.position, known.given.verdict, "", known.epoch)
+            assert (got.first.get(i) is None) if what == "new" else (got.first[i] == first)
+
+    @rule(picks=st.lists(st.tuples(CLICK, st.sampled_from("pq"), st.integers(0, 2)), max_size=4))
+    def record_outcomes(self, picks: Sequence[tuple[int, str, int]]) -> None:
+        told = [outcomes.Outcome(CLICKS[n], kind, at_ms, 7) for n, kind, at_ms in picks]
+
+        def outcomes_append() -> outcomes.OutcomesAppended:
+            return outcomes.append(self.conn, told, "machine")
+
+        if answers := self.both(outcomes_append, lambda: self.oracle.record_outcomes(told)):
+            got, (position, new) = answers
+            assert got == (position, new, len(told) - new)
+
+    # --- what is live ---------------------------------------------------------------------------------------------
+
+    @initialize(rows=ROWS)
+    def a_model_is_live_and_has_decided(self, rows: Rows) -> None:
+        self._register(b"a")
+        self._calibrate(1)
+        self._deploy([1])
+        self.append_a_batch(rows)
+
+    @rule(what=st.sampled_from(["register", "calibrate", "deploy", "deploy", "roll back", "roll back", "counters"]), pick=NUMBERS)
+    def change_what_is_live(self, what: str, pick: int) -> None:
+        if what == "register":
+            self._register(b"abc"[pick % 3 :])
+        elif what == "calibrate":
+            self._calibrate(1 + pick % 3)
+        elif what == "deploy":
+            self._deploy([1 + pick % len(self.oracle.calibrations), 1 + pick // 7 % len(self.oracle.calibrations)])
+        elif what == "roll back":
+            self._roll_back(1 + pick % 3, 1 + pick // 7 % len(self.oracle.calibrations))
+        else:
+            self._lose_counters()
+
+    def _register(self, content: bytes) -> None:
+        def register() -> int:
+            return deployments.register_model(self.conn, content, "velocity", {}, "machine")
+
+        got, expected = self._surely(self.both(register, lambda: self.oracle.register(content)))
+        assert got == expected
+
+    def _calibrate(self, model: int) -> None:
+        def calibrate() -> int:
+            return deployments.set_calibration(self.conn, model, {"*": 0.5}, {}, "machine")
+
+        if answers := self.both(calibrate, lambda: self.oracle.calibrate(model)):
+            assert answers[0] == answers[1]
+
+    def _deploy(self, calibrations: Sequence[int]) -> None:
+        routes = [routing(self.oracle.calibrations[c - 1], c)["routes"][0] for c in calibrations]
+
+        def deploy() -> int:
+            return deployments.deploy(self.conn, {"routes": routes, "shadow": None}, "machine")
+
+        got, expected = self._surely(self.both(deploy, lambda: self.oracle.deploy(calibrations)))
+        assert got == expected == deployments.current(self.conn).epoch
+
+    def _roll_back(self, bad_model: int, calibration: int) -> None:
+        to = routing(self.oracle.calibrations[calibration - 1], calibration)
+
+        def roll_back() -> deployments.RolledBack:
+            return deployments.roll_back(self.conn, bad_model, to, "machine")
+
+        if answers := self.both(roll_back, lambda: self.oracle.roll_back(bad_model, calibration)):
+            got, expected = answers
+            assert (got.position, got.epoch, got.revoked_epochs) == (self.oracle.head, *expected)
+
+    def _lose_counters(self) -> None:
+        def begin_counter_epoch() -> int:
+            return deployments.begin_counter_epoch(self.conn, {}, "machine", "")
+
+        got, expected = self._surely(self.both(begin_counter_epoch, self.oracle.lose_counters))
+        assert got == expected == deployments.current_counter_epoch(self.conn)
+
+    @staticmethod
+    def _surely(answers: tuple[Any, Any] | None) -> tuple[Any, Any]:
+        assert answers is not None
+        return answers
+
+    # --- replays --------------------------------------------------------------------------------------------------
+
+    @rule(lo=NUMBERS, width=st.integers(0, 12), chunk_rows=st.integers(1, 5))
+    def plan_a_run(self, lo: int, width: int, chunk_rows: int) -> None:
+        self._plan(lo % (self.oracle.head + 2), lo % (self.oracle.head + 2) + width, chunk_rows)
+
+    def _plan(self, lo: int, hi: int, chunk_rows: int) -> int | None:
+        calibration = len(self.oracle.calibrations)
+        of = {"model_version": self.oracle.calibrations[-1], "calibration_version": calibration}
+
+        def plan() -> runs.Run:
+            return runs.plan(self.conn, lo, hi, **of, actor="machine", reason="", chunk_rows=chunk_rows)
+
+        if (answers := self.both(plan, lambda: self.oracle.plan(lo, hi))) is None:
+            return None
+        got, expected = answers
+        assert (got.run_id, got.row_count) == (expected, len(self.oracle.manifest(lo, hi)))
+        return got.run_id
+
+    def _a_run(self, pick: int) -> int:
+        """One of the last few runs: those the machine has something left to do with."""
+        recent = sorted(self.oracle.runs)[-4:]
+        return recent[pick % len(recent)]
+
+    @precondition(lambda self: self.oracle.runs)
+    @rule(pick=NUMBERS, verdicts=VERDICT_OF_EACH, carried=CARRIED)
+    def work_one_chunk(self, pick: int, verdicts: str, carried: set[int]) -> None:
+        self._work(self._a_run(pick), verdicts, carried, chunks=1)
+
+    def _work(self, run_id: int, verdicts: str, carried: set[int], chunks: int) -> None:
+        if self.oracle.runs[run_id].status != "planned":
+            return
+        query = """SELECT chunk_no, lower(positions), upper(positions) FROM replay_chunks
+                   WHERE run_id = %s AND status = 'todo' ORDER BY chunk_no LIMIT %s"""
+        for chunk_no, lo, hi in self.conn.execute(query, (run_id, chunks)).fetchall():
+            found = {c: Replayed(VERDICTS[verdicts[CLICKS.index(c)]]) for c in self.oracle.manifest(lo, hi)}
+            copied = {CLICKS[number] for number in carried} & found.keys()
+            found |= {c: Replayed(self.oracle.decided(c).verdict, carried=True) for c in copied}
+            work_chunk(self.conn, run_id, chunk_no, found)
+            self.oracle.write(run_id, {click: tuple(row) for click, row in found.items()})
+
+    @precondition(lambda self: self.oracle.runs)
+    @rule(pick=NUMBERS)
+    def stage_a_run(self, pick: int) -> None:
+        self._stage(self._a_run(pick))
+
+    def _stage(self, run_id: int) -> None:
+        def stage() -> runs.Run:
+            return runs.stage(self.conn, run_id, "machine")
+
+        if answers := self.both(stage, lambda: self.oracle.stage(run_id)):
+            assert answers[0].status == "staged"
+
+    @precondition(lambda self: self.oracle.runs)
+    @rule(pick=NUMBERS)
+    def compare_a_run(self, pick: int) -> None:
+        self._compare(self._a_run(pick))
+
+    def _compare(self, run_id: int) -> None:
+        before, expected_before = self.oracle.head, self.oracle.billed()
+
+        def compare() -> comparison.Comparison:
+            return comparison.compare(self.conn, run_id, "machine")
+
+        if (answers := self.both(compare, lambda: self.oracle.compare(run_id))) is None:
+            return
+        got, lines = answers
+        run = self.oracle.runs[run_id]
+        run.digest = got.digest
+        billed = sum(COST_OF[c] for c in self.oracle.manifest(run.lo, run.hi) if self.oracle.decided(c).verdict == "valid")
+        assert expected_before == self.oracle.billed()
+        assert got.compared_at_position == before
+        assert got.summary["flips"] == len(lines)
+        assert got.summary["carried"] == sum(carried for _, carried in run.written.values())
+        assert got.summary["adjustments_micros"] == sum(line.posted for line in lines)
+        assert got.summary["write_off_micros"] == sum(line.written_off for line in lines)
+        assert got.summary["billed_before_micros"] == billed
+        assert comparison.latest(self.conn, run_id) == got
+
+    @precondition(lambda self: self.oracle.runs)
+    @rule(pick=NUMBERS, confused=st.sampled_from([False, False, False, True]))
+    def publish_a_run(self, pick: int, confused: bool) -> None:
+        self._publish(self._a_run(pick), confused)
+
+    def _publish(self, run_id: int, confused: bool = False) -> None:
+        digest = "00" * 32 if confused else self.oracle.runs[run_id].digest or ""
+
+        def publish() -> publication.Published:
+            return publication.publish(self.conn, run_id, digest, "machine", "")
+
+        if answers := self.both(publish, lambda: self.oracle.publish(run_id, digest)):
+            assert answers[0].position == self.oracle.head
+
+    @rule(lo=NUMBERS, hi=NUMBERS, verdicts=VERDICT_OF_EACH, carried=CARRIED)
+    def replay_up_to_comparison(self, lo: int, hi: int, verdicts: str, carried: set[int]) -> None:
+        """The usual way in one step, so that histories get far."""
+        head = self.oracle.head
+        run_id = self._plan(1 + lo % head, 2 + lo % head + hi % (head - lo % head), 3)
+        if run_id is not None:
+            self._work(run_id, verdicts, carried, chunks=100)
+            self._stage(run_id)
+            self._compare(run_id)
+
+    @rule(lo=st.integers(1, 6), verdicts=VERDICT_OF_EACH)
+    def replay_and_publish(self, lo: int, verdicts: str) -> None:
+        run_id = self._plan(lo, self.oracle.head, 100)
+        if run_id is not None:
+            self._work(run_id, verdicts, set(), chunks=100)
+            self._stage(run_id)
+            self._compare(run_id)
+            self._publish(run_id)
+
+    @precondition(lambda self: self.oracle.publications)
+    @rule(pick=NUMBERS)
+    def revert_a_run(self, pick: int) -> None:
+        latest = self.oracle.publications[-3:]
+        run_id = latest[pick % len(latest)].run.run_id
+
+        def revert() -> publication.Published:
+            return publication.revert(self.conn, run_id, "machine", "")
+
+        if answers := self.both(revert, lambda: self.oracle.revert(run_id)):
+            assert answers[0].position == self.oracle.head
+
+    @precondition(lambda self: self.oracle.runs)
+    @rule(pick=NUMBERS)
+    def abandon_a_run(self, pick: int) -> None:
+        run_id = self._a_run(pick)
+
+        def abandon() -> None:
+            runs.abandon(self.conn, run_id, "machine", "")
+
+        self.both(abandon, lambda: self.oracle.abandon(run_id))
+
+    # --- money ----------------------------------------------------------------------------------------------------
+
+    @rule(pick=NUMBERS)
+    def close_a_period(self, pick: int) -> None:
+        period = f"2024-{1 + pick % 6:02d}"
+
+        def close_period() -> int:
+            return billing.close_period(self.conn, period, "machine")
+
+        if answers := self.both(close_period, lambda: self.oracle.close_period(period)):
+            assert answers[0] == self.oracle.head
+
+    @rule(limit=st.integers(1, 5))
+    def read_a_page_of_the_feed(self, limit: int) -> None:
+        page = billing.read(self.conn, self.cursor, limit)
+        assert len(page.entries) <= limit
+        self.cursor = page.cursor
+        self.read_so_far += [self._line(entry) for entry in page.entries]
+        assert self.read_so_far == self._feed()[: len(self.read_so_far)]
+        if page.at_head:
+            assert len(self.read_so_far) == len(self.oracle.feed)
+
+    @staticmethod
+    def _line(entry: dict[str, Any]) -> tuple[Any, ...]:
+        names = ("position", "line", "entry_kind", "click_id", "amount_micros", "write_off_micros", "from_verdict")
+        click = entry["click_id"].bytes
+        assert entry["advertiser_id"] == ADVERTISER_OF[click]
+        values = [click if name == "click_id" else entry[name] for name in names]
+        return (*values, entry["to_verdict"], entry["original_period"], entry["run_id"])
+
+    def _feed(self) -> list[tuple[Any, ...]]:
+        return [tuple(line) for line in self.oracle.feed]
+
+    def the_rest_of_the_feed_arrives_once(self) -> None:
+        while True:
+            page = billing.read(self.conn, self.cursor, 3)
+            self.cursor = page.cursor
+            self.read_so_far += [self._line(entry) for entry in page.entries]
+            if page.at_head:
+                break
+        assert self.read_so_far == self._feed()
+
+    # --- what must hold after every step --------------------------------------------------------------------------
+
+    @invariant()
+    def everything_holds(self) -> None:
+        self.every_click_has_one_authoritative_decision()
+        self.decision_of_a_click_is_the_views()
+        self.a_past_position_is_answered_as_it_was()
+        self.money_is_conserved()
+        self.no_click_is_credited_more_than_it_was_charged()
+        self.authority_covers_every_position_once()
+        self.the_chain_verifies()
+
+    def every_click_has_one_authoritative_decision(self) -> None:
+        rows = self.conn.execute("SELECT click_id, verdict::text, run_id FROM authoritative_decisions").fetchall()
+        assert len(rows) == len(self.oracle.clicks)
+        assert {row[0].bytes: row[1:] for row in rows} == self.oracle.decisions()
+
+    def decision_of_a_click_is_the_views(self) -> None:
+        query = "SELECT i.id, d.verdict::text, d.run_id FROM unnest(%s::uuid[]) i (id), decision_of(i.id) d"
+        rows = self.conn.execute(query, ([uuid.UUID(bytes=click) for click in CLICKS],)).fetchall()
+        assert {row[0].bytes: row[1:] for row in rows} == self.oracle.decisions()
+        assert len(rows) == len(self.oracle.clicks)
+
+    def a_past_position_is_answered_as_it_was(self) -> None:
+        # one of them a step, another one each time; all of them at the end
+        self._check_as_of(1 + (self.oracle.head * 7919) % self.oracle.head)
+        self._check_as_of(max(1, self.oracle.head - 1))
+
+    def every_past_position_is_answered_as_it_was(self) -> None:
+        for position in range(self.oracle.head + 1):
+            self._check_as_of(position)
+
+    def _check_as_of(self, position: int) -> None:
+        query = "SELECT click_id, verdict::text, run_id FROM authoritative_decisions_as_of(%s)"
+        rows = self.conn.execute(query, (position,)).fetchall()
+        expected = self.oracle.decisions(as_of=position)
+        assert len(rows) == len(expected)
+        assert {row[0].bytes: row[1:] for row in rows} == expected
+
+    def money_is_conserved(self) -> None:
+        posted, written_off = billing.feed_total(self.conn)
+        assert posted == sum(line.posted for line in self.oracle.feed)
+        assert posted + written_off == self.oracle.billed() == sum(t.billed_micros for t in billing.totals(self.conn))
+
+    def no_click_is_credited_more_than_it_was_charged(self) -> None:
+        query = "SELECT click_id, sum(amount_micros), sum(write_off_micros) FROM billing_entries GROUP BY click_id"
+        for click, posted, written_off in self.conn.execute(query):
+            assert {posted, written_off} <= {0, COST_OF[click.bytes]}, (click, posted, written_off)
+
+    def authority_covers_every_position_once(self) -> None:
+        pieces = authority.in_force(self.conn)
+        assert [piece.lo for piece in pieces[1:]] == [piece.hi for piece in pieces[:-1]]
+        assert (pieces[0].lo, pieces[-1].hi) == (1, None)
+        for position in range(1, self.oracle.head + 2):
+            found = [p.run_id for p in pieces if p.lo <= position and (p.hi is None or position < p.hi)]
+            assert found == [self.oracle.decider(position, self.oracle.head)]
+
+    def the_chain_verifies(self) -> None:
+        position, previous = self.verified
+        for entry in log.read(self.conn, after=position):
+            assert entry.position == position + 1
+            assert entry.kind == self.oracle.kinds[position]
+            previous = canonical.entry_hash(
+                entry.position, entry.kind, entry.recorded_at_ms, entry.actor, entry.reason, entry.payload_text,
+                entry.row_count, entry.content_digest, previous,
+            )  # fmt: skip
+            assert entry.chain_hash == previous
+            position = entry.position
+        self.verified = (position, previous)
+        assert position == self.oracle.head
+
+
+def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str) -> None:
+    prepared = f"machine_{secrets.token_hex(4)}"
+    made = [prepared]
+
+    def url_of(name: str) -> str:
+        return str(servers.database_url).replace("/clickledger?", f"/{name}?")
+
+    with psycopg.connect(servers.database_url, autocommit=True) as admin:
+
+        def clone(name: str, template: str) -> None:
+            names = [sql.Identifier(name), sql.Identifier(template)]
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY wal_log").format(*names))
+
+        def drop(name: str) -> None:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+        def new_database() -> str:
+            if len(made) > 1:
+                drop(made.pop())
+            made.append(f"{prepared}_{secrets.token_hex(4)}")
+            clone(made[-1], prepared)
+            return url_of(made[-1])
+
+        clone(prepared, template_database)
+        with database.connect(url_of(prepared)) as conn:
+            partitions.ensure(conn, {partitions.day_of(click) for click in CLICKS})
+        machine = type("LedgerMachine", (LedgerMachine,), {"new_database": staticmethod(new_database)})
+        try:
+            run_state_machine_as_test(machine, settings=SETTINGS)
+        finally:
+            for name in reversed(made):
+                drop(name)

@@ -1,0 +1,357 @@
+"""From an anomaly to a published correction, step by step, without Celery."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from decided_traffic import (
+    BAD_LIMIT,
+    DAY_MS,
+    STABLE_LIMIT,
+    START_MS,
+    Traffic,
+    Versions,
+    bad_deployment,
+    deploy,
+    register,
+    routing,
+    versions_of,
+)
+
+from clickledger import errors
+from clickledger.ledger import append, comparison, database, deployments, log, publication, rebuild, runs
+from clickledger.recovery import anomaly, incidents, publishing, replay, rollback, signals, steps, working
+from clickledger.recovery.incidents import Incident, Status
+from clickledger.recovery.steps import Policy
+
+Connect = Callable[[], database.Connection]
+MANUAL = Policy(rollback="propose", auto_replay=False)
+DAY_SECONDS = 24 * 3600.0
+
+
+def detect(conn: database.Connection, age_seconds: float = DAY_SECONDS) -> Incident | None:
+    return anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=age_seconds, actor="tests")
+
+
+def raised(conn: database.Connection) -> tuple[Traffic, Versions, Versions, Incident]:
+    traffic, stable, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    incident = detect(conn)
+    assert incident is not None
+    return traffic, stable, bad, incident
+
+
+def work(conn: database.Connection, run_id: int) -> None:
+    working.work(conn, run_id, "tests", 60.0, 60.0)
+
+
+def status(conn: database.Connection, incident: Incident) -> Status:
+    return incidents.get(conn, incident.incident_id).status
+
+
+def test_python_and_postgres_know_the_same_statuses(conn: database.Connection) -> None:
+    query = (
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'incidents'::regclass AND contype = 'c'"
+    )
+    [(definition,)] = conn.execute(query).fetchall()
+    assert set(re.findall(r"'(\w+)'", definition)) == {s.value for s in Status}
+
+
+def test_every_status_can_be_reached_and_every_open_one_can_be_left() -> None:
+    reached = {Status.RAISED}.union(*(s.following for s in Status))
+    assert reached == set(Status)
+    assert all(s.following for s in Status if s.open)
+
+
+def test_a_model_that_withholds_known_customers_raises_an_incident_with_its_evidence(conn: database.Connection) -> None:
+    _, stable, bad, incident = raised(conn)
+    assert (incident.status, incident.model_version) == (Status.RAISED, bad[0])
+    evidence = log.entry(conn, incident.incident_id).payload
+    assert evidence["onset"] == deployments.current(conn).position
+    assert evidence["signals"] == ["flood", "known", "overall"]
+    assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
+    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood"}
+    known = next(r for r in evidence["readings"] if r["signal"] == "known" and r["slice"] == "*")
+    assert 0 < known["withheld"] <= known["users"]
+    assert rebuild.differences(conn) == []
+
+
+def test_a_sound_model_raises_nothing(conn: database.Connection) -> None:
+    stable, other = register(conn, STABLE_LIMIT), register(conn, STABLE_LIMIT + 1)
+    traffic = Traffic(conn)
+    deploy(conn, other, stable)
+    for _ in range(10):
+        traffic.append(200)
+    traffic.purchases(range(100))
+    assert detect(conn) is None
+
+
+def test_without_a_shadow_nothing_is_raised(conn: database.Connection) -> None:
+    traffic, _, _ = bad_deployment(conn, shadow=False)
+    traffic.purchases(range(100))
+    assert detect(conn) is None
+
+
+def test_disagreements_before_the_deployment_are_no_evidence_against_it(conn: database.Connection) -> None:
+    traffic, stable, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    deploy(conn, stable, bad)
+    assert detect(conn) is None
+
+
+def test_an_epoch_has_one_open_incident(connect: Connect) -> None:
+    conn = connect()
+    _, _, _, incident = raised(conn)
+    assert detect(conn) is None
+    assert incidents.raise_incident(connect(), incident.deployment_epoch, incident.model_version, {}, "tests") is None
+    assert [i.incident_id for i in incidents.listed(conn)] == [incident.incident_id]
+
+
+def test_what_was_set_aside_is_raised_again_only_on_new_evidence(conn: database.Connection) -> None:
+    traffic, _, _, incident = raised(conn)
+    incidents.move(conn, incident.incident_id, Status.ABANDONED, "tests", "a campaign of our own")
+    assert detect(conn) is None
+    for _ in range(10):
+        traffic.append(200)
+    again = detect(conn)
+    assert again is not None and again.incident_id > incident.incident_id
+
+
+def test_only_a_mature_purchase_makes_a_known_customer(conn: database.Connection) -> None:
+    traffic, _, _ = bad_deployment(conn)
+    span = signals.window(conn, deployments.current(conn).position)
+    assert span is not None
+    traffic.purchases(range(50), at_ms=START_MS - DAY_MS // 2)
+    traffic.purchases(range(50, 80), at_ms=START_MS - 2 * DAY_MS)
+    signals.fold_known_customers(conn)
+
+    def known(age_ms: int) -> int:
+        epoch = deployments.current(conn).epoch
+        [series] = signals.disagreements(conn, *span, epoch=epoch, tick_seconds=1e6, purchase_age_ms=age_ms).values()
+        return sum(tick.users for ticks in series.known.values() for tick in ticks)
+
+    # 200 users, one of three slices each click: every user comes in every slice.
+    assert (known(0), known(DAY_MS), known(3 * DAY_MS)) == (80 * 3, 30 * 3, 0)
+
+
+def test_known_customers_keep_their_first_purchase(conn: database.Connection) -> None:
+    traffic, _, _ = bad_deployment(conn, batches=1)
+    traffic.purchases([1], at_ms=2_000)
+    signals.fold_known_customers(conn)
+    traffic.purchases([1], at_ms=1_000)
+    traffic.purchases([1], at_ms=3_000)
+    signals.fold_known_customers(conn)
+    signals.fold_known_customers(conn)
+    assert conn.execute("SELECT purchased_at_ms FROM known_customers").fetchall() == [(1_000,)]
+
+
+def test_a_user_counts_once_a_tick_however_often_they_click(conn: database.Connection) -> None:
+    stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
+    deploy(conn, bad, stable)
+    traffic = Traffic(conn, users=1)
+    position = traffic.append(300, hourly=10)
+    [series] = signals.disagreements(
+        conn, position, position + 1, epoch=1, tick_seconds=1.0, purchase_age_ms=0
+    ).values()
+    assert {name: [tuple(t) for t in ticks] for name, ticks in series.everyone.items()} == {
+        "app/in": [(1, 1, 0)],
+        "web/out": [(1, 1, 0)],
+        "web/unknown": [(1, 1, 0)],
+    }
+
+
+def test_rollback_goes_to_the_shadow_and_fences_the_bad_model(conn: database.Connection) -> None:
+    traffic, stable, bad, incident = raised(conn)
+    in_flight = traffic.batch(10)
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+    current = deployments.current(conn)
+    assert versions_of(current.routing) == stable
+    with pytest.raises(errors.RevokedDeployment):
+        append.append(conn, in_flight, actor="tests")
+    counted = conn.execute(
+        "SELECT count(*) FROM decisions WHERE model_version = %s AND log_position > %s", (bad[0], current.position)
+    )
+    assert counted.fetchone() == (0,)
+
+
+def test_without_a_shadow_rollback_goes_to_the_newest_deployment_without_the_bad_model(
+    conn: database.Connection,
+) -> None:
+    first, second, bad = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT))
+    deploy(conn, first)
+    deploy(conn, second, bad)
+    deploy(conn, bad)
+    stable = rollback.choose(conn, bad[0])
+    assert (stable.model_version, stable.calibration_version, stable.found) == (*second, "deployment epoch 2")
+    assert stable.routing["shadow"] is None  # the bad model does not judge on from the shadow either
+    rollback.roll_back(conn, bad[0], "tests")
+    assert versions_of(deployments.current(conn).routing) == second
+
+
+def test_rollback_passes_over_models_that_cannot_read_what_is_recorded_now(conn: database.Connection) -> None:
+    first, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
+    version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")
+    broken = (version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests"))
+    deploy(conn, first)
+    deploy(conn, broken)
+    deploy(conn, bad, broken)
+    assert rollback.choose(conn, bad[0])[1:3] == first
+
+
+def test_rollback_without_any_stable_model_is_refused_and_says_what_was_tried(conn: database.Connection) -> None:
+    bad = register(conn, BAD_LIMIT)
+    deploy(conn, bad)
+    with pytest.raises(errors.Refused, match="no stable model to go back to from model 1"):
+        rollback.choose(conn, bad[0])
+
+
+def test_under_propose_nothing_is_rolled_back_by_itself(conn: database.Connection) -> None:
+    _, _, bad, incident = raised(conn)
+    steps.advance(conn, MANUAL, "tests")
+    assert status(conn, incident) is Status.RAISED
+    assert versions_of(deployments.current(conn).routing) == bad
+
+
+def test_a_rollback_whose_incident_was_not_moved_any_more_is_taken_up(conn: database.Connection) -> None:
+    _, _, bad, incident = raised(conn)
+    rollback.roll_back(conn, bad[0], "tests", incident_id=incident.incident_id)  # and the process died
+    steps.advance(conn, MANUAL, "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+
+
+def test_a_run_whose_incident_was_not_moved_any_more_is_taken_up(conn: database.Connection) -> None:
+    _, stable, _, incident = raised(conn)
+    rollback.roll_back_incident(conn, incident, "tests")
+    plan = replay.for_incident(conn, incident.incident_id)
+    run = runs.plan(
+        conn, plan.lo, plan.hi, model_version=stable[0], calibration_version=stable[1], actor="tests", reason="",
+        incident_id=incident.incident_id,
+    )  # fmt: skip  # and the process died
+    steps.advance(conn, MANUAL, "tests")
+    found = incidents.get(conn, incident.incident_id)
+    assert (found.status, found.run_id) == (Status.REPLAYING, run.run_id)
+    assert conn.execute("SELECT count(*) FROM replay_runs").fetchone() == (1,)
+
+
+def test_the_whole_way_leaves_nothing_of_the_bad_model_in_force(conn: database.Connection) -> None:
+    _, _, bad, incident = raised(conn)
+    for _ in range(2):
+        steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, "tests")
+    assert compared is not None and status(conn, incident) is Status.COMPARED
+    assert steps.finish(conn, run_id, "tests") is None
+    publishing.publish(conn, run_id, compared.digest, "tests", "")
+    assert status(conn, incident) is Status.PUBLISHED
+    left = "SELECT count(*) FROM authoritative_decisions WHERE model_version = %s"
+    assert conn.execute(left, (bad[0],)).fetchone() == (0,)
+    names = [entry.payload.get("status", "raised") for entry in incidents.history(conn, incident.incident_id)]
+    assert names == ["raised", "rolled_back", "replaying", "compared", "published"]
+    assert rebuild.differences(conn) == []
+
+
+def test_undo_and_redo_move_the_incident_too(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    steps.finish(conn, run_id, "tests")
+    publishing.publish(conn, run_id, comparison.latest(conn, run_id).digest, "tests", "")
+    publication.revert(conn, run_id, "tests", "")  # and the process died before the incident moved
+    steps.advance(conn, Policy(), "tests")
+    assert status(conn, incident) is Status.COMPARED
+    with pytest.raises(errors.StalePlan):
+        publishing.publish(conn, run_id, comparison.latest(conn, run_id).digest, "tests", "")
+    again = publishing.compare(conn, run_id, "tests")
+    publishing.publish(conn, run_id, again.digest, "tests", "")
+    assert status(conn, incident) is Status.PUBLISHED
+    publishing.revert(conn, run_id, "tests", "")
+    publishing.abandon(conn, run_id, "tests", "")
+    assert status(conn, incident) is Status.ROLLED_BACK
+    steps.advance(conn, Policy(), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK  # whoever gave the run up says what comes next
+    assert rebuild.differences(conn) == []
+
+
+def test_an_incident_moves_only_where_its_status_allows(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    with pytest.raises(errors.Refused, match="is raised: expected abandoned, rolled_back to follow, got published"):
+        incidents.move(conn, incident.incident_id, Status.PUBLISHED, "tests")
+    with pytest.raises(errors.NotFound):
+        incidents.move(conn, 999_999, Status.ABANDONED, "tests")
+
+
+def test_a_plan_is_refused_when_the_world_changed(conn: database.Connection) -> None:
+    traffic, _, _, incident = raised(conn)
+    plan = replay.for_incident(conn, incident.incident_id)
+    traffic.append(10)  # the bad model is still live: its range grew
+    rollback.roll_back_incident(conn, incident, "tests")
+    changed = replay.for_incident(conn, incident.incident_id)
+    with pytest.raises(errors.StalePlan):
+        replay.start(conn, changed, "tests", "", digest=plan.digest)
+    run = replay.start(conn, changed, "tests", "", digest=changed.digest)
+    assert run.hi > plan.hi
+    with pytest.raises(errors.Refused, match="expected rolled_back to replay"):
+        replay.start(conn, changed, "tests", "")
+
+
+def test_a_preview_of_everything_is_exact(conn: database.Connection) -> None:
+    traffic, stable, bad = bad_deployment(conn)
+    traffic.append(50, late=5)
+    span = deployments.model_positions(conn, bad[0])
+    assert span is not None
+    plan = replay.for_positions(conn, *span, *stable)
+    preview = replay.preview(conn, plan)
+    run = replay.start(conn, plan, "tests", "", digest=plan.digest)
+    work(conn, run.run_id)
+    compared = steps.finish(conn, run.run_id, "tests")
+    assert compared is not None
+    assert preview.clicks == run.row_count
+    assert preview.estimate.to_valid.value == pytest.approx(compared.summary["to_valid"])
+    assert preview.estimate.to_invalid.value == pytest.approx(compared.summary["to_invalid"])
+    money = {c: t["adjustments_micros"] + t["write_off_micros"] for c, t in compared.by("currency").items()}
+    assert {c: i.value for c, i in preview.estimate.change_micros.items()} == pytest.approx(money)
+    assert preview.not_replayed == {"undecided: late": 5}
+
+
+def test_a_preview_of_a_sample_covers_the_truth(conn: database.Connection) -> None:
+    _, stable, bad = bad_deployment(conn, batches=60, clicks=500)
+    span = deployments.model_positions(conn, bad[0])
+    assert span is not None
+    plan = replay.for_positions(conn, *span, *stable)
+    preview = replay.preview(conn, plan)
+    flips = "SELECT count(*) FROM shadow_scores WHERE verdict <> live_verdict AND log_position >= %s"
+    truth = (conn.execute(flips, (span[0],)).fetchone() or (0,))[0]
+    assert preview.estimate.sampled_clicks < preview.clicks
+    assert preview.estimate.to_valid.low <= truth <= preview.estimate.to_valid.high
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0, 5), (5, 5), (1, 10_000)])
+def test_a_range_that_is_not_below_the_head_cannot_be_planned(conn: database.Connection, lo: int, hi: int) -> None:
+    with pytest.raises(errors.InvalidInput, match="positions: expected a range within"):
+        replay.for_positions(conn, lo, hi, 1, 1)
+
+
+def test_a_scope_of_something_else_is_refused(conn: database.Connection) -> None:
+    with pytest.raises(errors.InvalidInput, match="scope"):
+        replay.for_positions(conn, 1, 2, 1, 1, {"campaigns": ["c"]})
+
+
+def test_only_one_does_a_thing_at_a_time(connect: Connect) -> None:
+    first, second = connect(), connect()
+    with steps.alone(first, "detect") as mine, steps.alone(second, "detect") as yours:
+        assert (mine, yours) == (True, False)
+    with steps.alone(second, "detect") as yours:
+        assert yours
+
+
+def test_routing_of_a_rollback_keeps_what_is_not_about_models(conn: database.Connection) -> None:
+    stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
+    deployments.deploy(conn, {**routing(bad, stable), "facts_version": 7}, "tests")
+    assert rollback.choose(conn, bad[0]).routing["facts_version"] == 7
