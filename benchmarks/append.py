@@ -20,11 +20,11 @@ from multiprocessing.synchronize import Barrier
 from psycopg import sql
 
 from benchmarks.ground import Figure, Ground, Result, quantile, say
+from benchmarks.models import ACTOR
 from benchmarks.traffic import Traffic
 from clickledger.ledger import append, database
 from clickledger.ledger.records import Batch
 
-ACTOR = "benchmark"
 TABLES = ("clicks", "decisions")
 TARGET = 0.30
 SIZES = (1, 16, 64, 256)
@@ -67,7 +67,8 @@ def _sizes(conn: database.Connection, plan: Plan, result: Result) -> None:
     make_twins(conn)
     ours: dict[int, list[float]] = {size: [] for size in SIZES}
     latencies: dict[int, list[float]] = {size: [] for size in SIZES}
-    stream, by_batch = [], []
+    stream: list[float] = []
+    by_batch: list[float] = []
     for number in range(plan.rounds):
         say(f"append: round {number + 1} of {plan.rounds}")
         for size in SIZES:
@@ -194,7 +195,7 @@ def _concurrent(url: str, count: int, seconds: float) -> float:
         process.join()
         if process.exitcode:
             raise RuntimeError(f"an appender ended with exit code {process.exitcode}")
-    return sum(rates.get() for _ in processes)
+    return sum(float(rates.get()) for _ in processes)
 
 
 def _appender(url: str, lane: int, seconds: float, ready: Barrier, rates: SimpleQueue[float]) -> None:

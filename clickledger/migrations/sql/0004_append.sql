@@ -24,7 +24,7 @@ DECLARE
     v_revoked bigint;
     v_epoch integer;
     v_look boolean := p_known_likely;
-    v_ids uuid[] := ARRAY(SELECT u.click_id FROM unnest(p_rows) u);
+    v_ids uuid[];
     v_known uuid[];
     v_rows decided_click[] := p_rows;
     v_leaves bytea := p_leaves;
@@ -34,6 +34,7 @@ BEGIN
 
     LOOP
         IF v_look THEN
+            v_ids := ARRAY(SELECT u.click_id FROM unnest(p_rows) u);
             SELECT array_agg(c.click_id) INTO v_known FROM clicks c
             WHERE c.click_id = ANY (v_ids) AND c.click_id BETWEEN v_ids[1] AND v_ids[cardinality(v_ids)];
             IF cardinality(v_known) = cardinality(v_ids) THEN
