@@ -2,8 +2,8 @@
 
 A latency runs from the time a click was due to be sent until its answer, which comes after the commit, was read from
 the reply stream: waiting in the stream, counting, scoring, appending and the way back are all in it, and so is the
-delay of a sender that falls behind. Sender and reader are two threads of this process; worker, PostgreSQL and Valkey are
-processes of their own on the same machine, a network decides and a shadow beside it.
+delay of a sender that falls behind. Sender and reader are two threads of this process; worker, PostgreSQL and Valkey
+are processes of their own on the same machine, a network decides and a shadow beside it.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def _canonical_rows(fixed: dict[str, Any], others: dict[str, list[bytes]]) -> li
     for names in (canonical.CLICK_COLUMNS, canonical.DECISION_COLUMNS):
         parts.append(_block(fixed, [name for name in names if name in fixed]).rows())
         parts += [others[name] for name in names if name in others]
-    return [b"".join(part) for part in zip(*parts, strict=True)]
+    return list(map(b"".join, zip(*parts, strict=True)))
 
 
 def _block(fixed: dict[str, Any], names: Sequence[str], composite_fields: int = 0) -> wire.FixedBlock:

@@ -176,6 +176,6 @@ def array_of(elements: Sequence[bytes], oid: int) -> WireArray:
 def composite_array(heads: FixedBlock, columns: Sequence[Sequence[bytes]]) -> CompositeArray:
     """n composite values as an array parameter: `heads` made with `composite_fields`, then ready elements by column."""
     field, pack = ANY_OID.to_bytes(4), _LENGTH.pack
-    values = [field.join(parts) for parts in zip(heads.rows(), *columns, strict=True)]
+    values = map(field.join, zip(heads.rows(), *columns, strict=True))
     elements = b"".join([pack(len(value)) + value for value in values])
     return CompositeArray(_HEADER.pack(1, 0, ANY_OID, heads.count, 1) + elements)

@@ -26,8 +26,6 @@ DECLARE
     v_look boolean := p_known_likely;
     v_ids uuid[];
     v_known uuid[];
-    v_rows decided_click[] := p_rows;
-    v_leaves bytea := p_leaves;
 BEGIN
     PERFORM take_log_lock();
     SELECT coalesce(max(l.position), 0) + 1 INTO v_position FROM log l;
@@ -43,8 +41,8 @@ BEGIN
             END IF;
             IF v_known IS NOT NULL THEN
                 new_ordinals := ARRAY(SELECT o FROM generate_subscripts(v_ids, 1) o WHERE v_ids[o] <> ALL (v_known) ORDER BY o);
-                v_rows := ARRAY(SELECT p_rows[o] FROM unnest(new_ordinals) o ORDER BY o);
-                SELECT string_agg(substr(p_leaves, (o - 1) * 32 + 1, 32), ''::bytea ORDER BY o) INTO v_leaves FROM unnest(new_ordinals) o;
+                p_rows := ARRAY(SELECT p_rows[o] FROM unnest(new_ordinals) o ORDER BY o);
+                SELECT string_agg(substr(p_leaves, (o - 1) * 32 + 1, 32), ''::bytea ORDER BY o) INTO p_leaves FROM unnest(new_ordinals) o;
             END IF;
         END IF;
         BEGIN
@@ -54,7 +52,7 @@ BEGIN
             SELECT u.click_id, v_position, u.source, u.external_id, u.user_key, u.session_key, u.ip_key, u.device,
                    u.device_kind, u.advertiser_id, u.campaign_id, u.cost_micros, u.currency, u.logged_in, u.slice,
                    u.intake_digest, u.features, p_feature_schema, p_counter_epoch, u.seq
-            FROM unnest(v_rows) u;
+            FROM unnest(p_rows) u;
             EXIT;
         EXCEPTION WHEN unique_violation THEN
             IF v_look THEN  -- the lock keeps everyone else out, so nothing came between looking and inserting
@@ -63,7 +61,7 @@ BEGIN
             v_look := true;
         END;
     END LOOP;
-    new_count := cardinality(v_rows);
+    new_count := cardinality(p_rows);
 
     -- Fencing: only new rows are refused, so an honest retry after a rollback is answered as a repeat.
     SELECT d.revoked_position INTO v_revoked FROM deployments d WHERE d.epoch = p_deployment_epoch;
@@ -82,9 +80,9 @@ BEGIN
                            deployment_epoch, model_version, calibration_version, score, threshold, verdict, reason, carried)
     SELECT u.click_id, v_position, u.ordinality - 1, u.advertiser_id, u.campaign_id, u.cost_micros, u.currency, u.slice,
            p_deployment_epoch, u.model_version, u.calibration_version, u.score, u.threshold, u.verdict, u.reason, false
-    FROM unnest(v_rows) WITH ORDINALITY u;
+    FROM unnest(p_rows) WITH ORDINALITY u;
 
-    INSERT INTO leaves VALUES (v_position, v_leaves);
+    INSERT INTO leaves VALUES (v_position, p_leaves);
     SELECT w.position, w.recorded_at INTO "position", recorded_at
-    FROM write_entry('clicks_decided', p_actor, '', '{}', new_count, sha256(v_leaves)) w;
+    FROM write_entry('clicks_decided', p_actor, '', '{}', new_count, sha256(p_leaves)) w;
 END $$;
