@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+import numpy as np
 
 from clickledger.console import output
 from clickledger.ledger import database, deployments
@@ -27,9 +28,11 @@ def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
         model, thresholds = _judge(conn, decision)
         given = decision["reason"] if decision["reason"] in ("late", "future") else ""
         again = decide.decide(features, [click["slice"]], [given], model, thresholds)
-        score = float(again.score[0])
-        same = again.verdict[0] == decision["verdict"] and (score == decision["score"] or math.isnan(score))
-        results.append({"run_id": decision["run_id"], "score": score, "verdict": again.verdict[0], "exact": same})
+        score, recorded = again.score[0], np.float32(decision["score"])  # the server sends float4 in decimal
+        same = again.verdict[0] == decision["verdict"] and (score == recorded or bool(np.isnan(score)))
+        results.append(
+            {"run_id": decision["run_id"], "score": float(score), "verdict": again.verdict[0], "exact": same}
+        )
     return results
 
 

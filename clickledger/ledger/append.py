@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from clickledger import errors
 from clickledger.ledger import database, log, partitions
-from clickledger.ledger.records import Batch, encode
+from clickledger.ledger.records import Batch, Encoded, encode
 
 APPEND_BATCH = """
     SELECT position, recorded_at, new_count, new_ordinals
@@ -79,11 +79,12 @@ def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     if not len(batch):
         return Appended(None, None, 0, [])
     kept = _in_id_order(batch.click_id)
+    ordered = batch.take(kept)
+    encoded = encode(ordered)  # before the partitions: a malformed id names no day
     with database.translated():
         place = _Database(conn.info.host, conn.info.port, conn.info.dbname)
-        ordered = batch.take(kept)
         _ensure_partitions(conn, ordered, place)
-        position, recorded_at, new, ordinals = _call(conn, ordered, actor, place)
+        position, recorded_at, new, ordinals = _call(conn, ordered, encoded, actor, place)
     new_rows = set(kept) if new == len(kept) else {kept[o - 1] for o in ordinals or ()}
     if len(new_rows) == len(batch):
         return Appended(position, recorded_at, new, ["new"] * new)
@@ -111,8 +112,7 @@ def _ensure_partitions(conn: database.Connection, ordered: Batch, place: _Databa
         known |= missing
 
 
-def _call(conn: database.Connection, batch: Batch, actor: str, place: _Database) -> tuple[Any, ...]:
-    encoded = encode(batch)
+def _call(conn: database.Connection, batch: Batch, encoded: Encoded, actor: str, place: _Database) -> tuple[Any, ...]:
     looking = _looking.get(place, 0)
     epochs = (batch.deployment_epoch, batch.counter_epoch, batch.feature_schema)
     parameters = (actor, *epochs, encoded.clicks, encoded.leaves, looking > 0)

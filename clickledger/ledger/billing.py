@@ -70,8 +70,11 @@ class Totals:
 def read(conn: database.Connection, cursor: Cursor = Cursor(), limit: int = 1_000) -> Page:  # noqa: B008  # immutable
     """The next lines after a cursor, in (position, line) order.
 
-    Raises Conflict when the log no longer holds the entry the cursor saw, as after a failover that lost commits.
+    A page may hold fewer than `limit` lines before the head. Raises InvalidInput for a page of no lines, Conflict when
+    the log no longer holds the entry the cursor saw, as after a failover that lost commits.
     """
+    if limit < 1:
+        raise errors.InvalidInput(f"limit: expected at least 1 line a page, got {limit}")
     _check(conn, cursor)
     head = log.head(conn).position
     at = {"position": cursor.position, "line": cursor.line, "limit": limit}
@@ -111,7 +114,7 @@ def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int
 
 def close_period(conn: database.Connection, period: str, actor: str, reason: str = "") -> int:
     """Close a period (YYYY-MM): its charges change no more, corrections become adjustments. The entry's position."""
-    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", period):
+    if not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", period):
         raise errors.InvalidInput(f"period: expected YYYY-MM, got {period!r}")
     with log.writing(conn) as writer:
         if found := writer.execute("SELECT closed_position FROM billing_periods WHERE period = %s", (period,)):

@@ -18,24 +18,34 @@ from typing import Any
 from clickledger import errors
 from clickledger.ledger import authority, canonical, database, log, runs
 
-# Credits always post. A back-charge posts only while its period is open; else it is written off.
+# A back-charge posts only while its period is open; else it is written off. A credit always posts, unless what it takes
+# back was itself written off: nobody is credited for what was never charged.
 INSERT_ADJUSTMENTS = """
     INSERT INTO adjustments (adjustment_set, line, click_id, advertiser_id, campaign_id, currency, slice, from_run_id,
                              from_verdict, to_verdict, amount_micros, write_off_micros, original_period, posting_period)
     SELECT {set}, row_number() OVER (ORDER BY n.log_position, n.line) - 1, n.click_id, n.advertiser_id, n.campaign_id,
            n.currency, n.slice, o.from_run_id, o.verdict, n.verdict,
-           CASE WHEN m.change > 0 AND b.period IS NOT NULL THEN 0 ELSE m.change END,
-           CASE WHEN m.change > 0 AND b.period IS NOT NULL THEN m.change ELSE 0 END,
+           CASE WHEN f.written_off THEN 0 ELSE m.change END, CASE WHEN f.written_off THEN m.change ELSE 0 END,
            p.period, CASE WHEN b.period IS NULL THEN p.period ELSE {open_period} END
     FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
     CROSS JOIN LATERAL (SELECT click_period(n.click_id) AS period) p
     CROSS JOIN LATERAL (SELECT CASE WHEN n.verdict = 'valid' THEN n.cost_micros ELSE 0 END
                              - CASE WHEN o.verdict = 'valid' THEN o.cost_micros ELSE 0 END AS change) m
     LEFT JOIN billing_periods b ON b.period = p.period
+    LEFT JOIN (SELECT e.click_id FROM billing_entries e WHERE e.run_id = ANY ({layers})
+               GROUP BY e.click_id HAVING sum(e.write_off_micros) > 0) w ON w.click_id = n.click_id
+    CROSS JOIN LATERAL (SELECT CASE WHEN m.change > 0 THEN b.period IS NOT NULL
+                                    ELSE w.click_id IS NOT NULL END AS written_off) f
     WHERE n.verdict <> o.verdict"""
+SELECT_LAYERS = "SELECT run_id FROM publications WHERE positions && int8range(%s, %s)"
 INSERT_TOTALS = """
     WITH rows AS (
-        SELECT n.advertiser_id, n.slice, n.currency, count(*) AS clicks,
+        SELECT n.advertiser_id, n.slice, n.currency,
+               -- a run re-decides a click and says nothing else of it: rows that do are not counted, so they are missed
+               count(*) FILTER (WHERE (n.log_position, n.line, n.cost_micros, n.currency)
+                                    = (o.log_position, o.line, o.cost_micros, o.currency)
+                                  AND (n.advertiser_id, n.campaign_id, n.slice)
+                                    = (o.advertiser_id, o.campaign_id, o.slice)) AS clicks,
                count(*) FILTER (WHERE n.verdict <> o.verdict AND n.verdict = 'valid') AS to_valid,
                count(*) FILTER (WHERE n.verdict <> o.verdict AND n.verdict = 'invalid') AS to_invalid,
                count(*) FILTER (WHERE n.verdict <> o.verdict AND n.verdict = 'undecided') AS to_undecided,
@@ -126,16 +136,25 @@ def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID
     """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
     with database.snapshot(conn):
         conn.execute("SET LOCAL work_mem = '64MB'")
+        # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
+        conn.execute("SET LOCAL enable_nestloop = off")
         head = log.head(conn)
         parts = {
             "set": f"'{adjustment_set}'::uuid",
             "run": f"{run.run_id:d}",
             "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi),
+            "layers": _layers(conn, run),
             "open_period": f"'{open_period(conn)}'",
         }
         for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
             conn.execute(statement.format(**parts).encode())
         return head.position, _totals(conn, adjustment_set)
+
+
+def _layers(conn: database.Connection, run: runs.Run) -> str:
+    """Every run that was ever published over a part of the range, as an array literal for the planner."""
+    run_ids = {row[0] for row in conn.execute(SELECT_LAYERS, (run.lo, run.hi))}
+    return f"'{{{','.join(str(run_id) for run_id in sorted(run_ids))}}}'::bigint[]"
 
 
 def _totals(conn: database.Connection, adjustment_set: uuid.UUID) -> list[dict[str, Any]]:

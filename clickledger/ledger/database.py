@@ -82,7 +82,9 @@ def _translate(error: psycopg.Error) -> Exception:
             return errors.Conflict(message)
         case "23P01" | "23514":  # exclusion and check constraints
             return errors.InvariantBroken(f"{error.diag.constraint_name}: {message}")
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, psycopg.DataError):
+        return errors.InvalidInput(f"a value cannot be stored: {message}")
+    if isinstance(error, psycopg.OperationalError | psycopg.errors.IdleInTransactionSessionTimeout):
         return errors.Unavailable(f"the database went away, the outcome is unknown: {message}")
     return error
 

@@ -184,6 +184,8 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
         raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
     shadow = [routing["shadow"]] if routing.get("shadow") else []
     for route in [*routes, *shadow]:
+        if not isinstance(route, dict) or not {"model", "calibration"} <= route.keys():
+            raise errors.InvalidInput(f"routing: expected model and calibration in each route, got {route!r}")
         known = writer.execute(
             "SELECT 1 FROM calibrations WHERE calibration_version = %s AND model_version = %s",
             (route["calibration"], route["model"]),

@@ -82,7 +82,7 @@ class Writer:
         leaf_bytes: bytes = b"",
     ) -> Entry:
         """Append one entry; `leaf_bytes` are the leaves of the rows written with it, 32 bytes each."""
-        text = canonical.canonical_json(payload)
+        text = _encoded(kind, payload)
         if not actor:
             raise errors.InvalidInput(f"actor: expected who does this, got an empty name for {kind}")
         count, digest = len(leaf_bytes) // canonical.LEAF_BYTES, canonical.content_digest(leaf_bytes)
@@ -98,6 +98,15 @@ class Writer:
         """Run a statement in the same transaction; rows if it returns any."""
         cursor = self._conn.execute(statement, parameters)
         return cursor.fetchall() if cursor.description else []
+
+
+def _encoded(kind: str, payload: dict[str, Any]) -> str:
+    try:
+        text = canonical.canonical_json(payload)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise errors.InvalidInput(f"{kind} cannot be recorded: {error}") from error
+    return text
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from clickledger import errors
 from clickledger.ledger import canonical, database, log, wire
 
 ROWS_PER_ENTRY_MAX = 5_000
+INT64_MAX = 2**63 - 1
 INSERT_OUTCOMES = """
     INSERT INTO outcomes (click_id, kind, occurred_at_ms, value_micros, log_position, line)
     SELECT u.click_id, u.kind, u.occurred_at_ms, u.value_micros, %s, u.ordinal - 1
@@ -37,13 +38,31 @@ class OutcomesAppended(NamedTuple):
 
 
 def append(conn: database.Connection, outcomes: Sequence[Outcome], actor: str, reason: str = "") -> OutcomesAppended:
-    """Append outcomes, at most `ROWS_PER_ENTRY_MAX` an entry; known ones are left out. Raises InvalidInput."""
-    distinct = sorted({(o.click_id, o.kind, o.occurred_at_ms): o for o in outcomes}.values())
+    """Append outcomes, at most `ROWS_PER_ENTRY_MAX` an entry; the first of each is kept. Raises InvalidInput."""
+    first: dict[tuple[bytes, str, int], Outcome] = {}
+    for outcome in outcomes:
+        _check(outcome)
+        first.setdefault((outcome.click_id, outcome.kind, outcome.occurred_at_ms), outcome)
+    distinct = sorted(first.values())
     position, new = None, 0
     for start in range(0, len(distinct), ROWS_PER_ENTRY_MAX):
         part, at = _append_part(conn, distinct[start : start + ROWS_PER_ENTRY_MAX], actor, reason)
         position, new = at or position, new + part
     return OutcomesAppended(position, new, len(outcomes) - new)
+
+
+def _check(outcome: Outcome) -> None:
+    if len(outcome.click_id) != 16:
+        raise errors.InvalidInput(f"outcome: expected a click id of 16 bytes, got {outcome.click_id.hex()!r}")
+    click = uuid.UUID(bytes=outcome.click_id)
+    if not 0 <= outcome.value_micros <= INT64_MAX:
+        raise errors.InvalidInput(f"outcome of click {click}: value_micros expected >= 0, got {outcome.value_micros}")
+    if abs(outcome.occurred_at_ms) > INT64_MAX:
+        raise errors.InvalidInput(f"outcome of click {click}: occurred_at_ms out of range: {outcome.occurred_at_ms}")
+    try:
+        outcome.kind.encode()
+    except UnicodeEncodeError as error:
+        raise errors.InvalidInput(f"outcome of click {click}: kind {outcome.kind!r} is no text") from error
 
 
 def _append_part(conn: database.Connection, part: list[Outcome], actor: str, reason: str) -> tuple[int, int | None]:
@@ -75,12 +94,6 @@ def _leaves(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _fixed(outcomes: Sequence[Outcome]) -> wire.FixedBlock:
-    for outcome in outcomes:
-        if outcome.value_micros < 0:
-            click = uuid.UUID(bytes=outcome.click_id)
-            raise errors.InvalidInput(
-                f"outcome of click {click}: value_micros expected >= 0, got {outcome.value_micros}"
-            )
     return wire.FixedBlock([
         ("click_id", wire.UUID, wire.opaque([o.click_id for o in outcomes], wire.UUID)),
         ("occurred_at_ms", wire.INT8, [o.occurred_at_ms for o in outcomes]),

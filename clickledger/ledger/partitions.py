@@ -12,6 +12,8 @@ from clickledger import errors
 from clickledger.ledger import database
 
 DAY_MS = 86_400_000
+GENESIS_DAY = 14_610  # 2010-01-01: clicks before it share the `undated` partition
+LAST_DAY = 2_932_896  # 9999-12-31
 LOCK_ATTEMPTS = 20
 
 
@@ -21,8 +23,14 @@ def day_of(click_id: bytes) -> int:
 
 
 def ensure(conn: database.Connection, days: Iterable[int]) -> int:
-    """Create the partitions of the given days (since 1970) where missing; how many days were new."""
-    return sum(_ensure_day(conn, day) for day in sorted(set(days)))
+    """Create the partitions of the given days (since 1970) where missing; how many days were new.
+
+    Days before genesis need none. Raises InvalidInput for a day that no calendar has.
+    """
+    wanted = sorted({day for day in days if day >= GENESIS_DAY})
+    if wanted and wanted[-1] > LAST_DAY:
+        raise errors.InvalidInput(f"click id: expected a time before the year 10000, got day {wanted[-1]} since 1970")
+    return sum(_ensure_day(conn, day) for day in wanted)
 
 
 def ensure_ahead(conn: database.Connection, days_ahead: int = 3) -> int:

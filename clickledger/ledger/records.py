@@ -113,6 +113,8 @@ def encode(batch: Batch) -> Encoded:
 def _encode(batch: Batch) -> Encoded:
     if bad := set(batch.verdict) - set(VERDICTS):
         raise ValueError(f"expected verdict in {VERDICTS}, got {sorted(bad)}")
+    if len(batch) and (cost := np.min(batch.cost_micros)) < 0:
+        raise ValueError(f"cost_micros: expected >= 0, got {cost}")
     fixed, others = _fixed_columns(batch), _other_columns(batch)
     heads = _block(fixed, _FIXED_FIELDS, len(_FIXED_FIELDS) + len(_OTHER_FIELDS))
     clicks = wire.composite_array(heads, [others[name] for name in _OTHER_FIELDS])

@@ -7,11 +7,13 @@ messages expire before the next one comes.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import after_setup_logger, worker_process_init
 
 from clickledger import settings
 from clickledger.errors import InvalidSetting
@@ -65,6 +67,9 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
     }
 
 
+# Root is a risk where messages are pickles; these are JSON, and a container knows no other user.
+warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+
 app = Celery("clickledger", include=["clickledger.recovery.tasks"])
 app.add_defaults(configuration)
 
@@ -81,4 +86,11 @@ def _one_thread(**_: Any) -> None:
     torch.set_num_threads(1)
 
 
+def _quieter(**_: Any) -> None:
+    """A line for each of several tasks a second buries what matters; tasks say themselves what they did."""
+    for name in ("celery.app.trace", "celery.worker.strategy", "celery.worker.request", "celery.beat"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 worker_process_init.connect(_one_thread)
+after_setup_logger.connect(_quieter)

@@ -99,17 +99,21 @@ def move(
         if not found:
             raise errors.NotFound(f"no incident {incident_id}")
         current = _incident(found[0])
-        if status not in current.status.following:
-            allowed = ", ".join(sorted(s.value for s in current.status.following)) or "nothing"
-            raise errors.Refused(
-                f"incident {incident_id} is {current.status.value}: expected {allowed} to follow, got {status.value}"
-            )
+        check_may_move(current, status)
         payload: dict[str, Any] = {"incident_id": incident_id, "status": status.value}
         if run_id is not None:
             payload["run_id"] = run_id
         entry = writer.record("incident_moved", payload, actor, reason)
         writer.execute(UPDATE_INCIDENT, (status.value, run_id, entry.position, incident_id))
     return get(conn, incident_id)
+
+
+def check_may_move(incident: Incident, status: Status) -> None:
+    """Raise Refused unless an incident may move to `status` from where it stands."""
+    if status not in incident.status.following:
+        allowed = ", ".join(sorted(s.value for s in incident.status.following)) or "nothing"
+        stands = f"incident {incident.incident_id} is {incident.status.value}"
+        raise errors.Refused(f"{stands}: expected {allowed} to follow, got {status.value}")
 
 
 def get(conn: database.Connection, incident_id: int) -> Incident:

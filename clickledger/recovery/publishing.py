@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from clickledger.ledger import comparison, database, publication, runs
 from clickledger.ledger.publication import Published
-from clickledger.recovery import incidents, steps
+from clickledger.recovery import incidents, progress
+from clickledger.recovery.incidents import Incident, Status
+
+FOLLOWS_RUN = {Status.REPLAYING, Status.COMPARED, Status.PUBLISHED}
+STATUS_OF_STAGE = {
+    "abandoned": Status.ROLLED_BACK,
+    "compared": Status.COMPARED,
+    "published": Status.PUBLISHED,
+}
 
 
 def compare(conn: database.Connection, run_id: int, actor: str) -> comparison.Comparison:
@@ -34,8 +42,20 @@ def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> 
     _follow(conn, run_id, actor)
 
 
+def follow_run(conn: database.Connection, incident: Incident, actor: str) -> None:
+    """Bring an incident to where its run stands, which somebody may have published, reverted or abandoned."""
+    if incident.run_id is None or incident.status not in FOLLOWS_RUN:
+        return
+    wanted = STATUS_OF_STAGE.get(progress.of_run(conn, incident.run_id).stage)
+    if wanted is None or wanted is incident.status:
+        return
+    if wanted not in incident.status.following:  # between replaying, published and rolled_back lies compared
+        incidents.move(conn, incident.incident_id, Status.COMPARED, actor, f"run {incident.run_id}")
+    incidents.move(conn, incident.incident_id, wanted, actor, f"run {incident.run_id}")
+
+
 def _follow(conn: database.Connection, run_id: int, actor: str) -> None:
     """What was done is committed by now; when this fails, `steps.advance` brings the incident along later."""
     incident_id = runs.get(conn, run_id).incident_id
     if incident_id is not None:
-        steps.follow_run(conn, incidents.get(conn, incident_id), actor)
+        follow_run(conn, incidents.get(conn, incident_id), actor)

@@ -65,8 +65,9 @@ def roll_back_incident(
 ) -> RolledBack | None:
     """Roll an incident's model back and move the incident; completes what a crash in between left half done.
 
-    None when its epoch had been revoked before.
+    None when its epoch had been revoked before. Raises Refused when the incident is past that.
     """
+    incidents.check_may_move(incident, Status.ROLLED_BACK)
     done = None
     if not revoked(conn, incident.deployment_epoch):
         why = reason or f"incident {incident.incident_id}"

@@ -33,13 +33,12 @@ SELECT_DISAGREEMENTS = """
         SELECT d.model_version, d.slice, e.tick, c.user_key,
                bool_or(s.live_verdict = 'invalid' AND s.verdict = 'valid') AS withheld,
                bool_or(s.live_verdict = 'valid' AND s.verdict = 'invalid') AS released,
-               bool_or(CASE WHEN k.user_key IS NULL THEN false
-                            ELSE k.purchased_at_ms <= click_time_ms(s.click_id) - {age_ms} END) AS known
+               coalesce(bool_or((SELECT k.purchased_at_ms <= click_time_ms(s.click_id) - {age_ms}
+                                 FROM known_customers k WHERE k.user_key = c.user_key)), false) AS known
         FROM shadow_scores s
         JOIN entries e ON e.position = s.log_position
         JOIN decisions d ON d.click_id = s.click_id AND d.log_position >= {lo} AND d.log_position < {hi}
         JOIN clicks c ON c.click_id = s.click_id AND c.log_position >= {lo} AND c.log_position < {hi}
-        LEFT JOIN known_customers k ON k.user_key = c.user_key
         WHERE s.log_position >= {lo} AND s.log_position < {hi} AND s.deployment_epoch = {epoch}
           AND d.model_version <> s.model_version
         GROUP BY 1, 2, 3, 4)
@@ -47,6 +46,14 @@ SELECT_DISAGREEMENTS = """
            count(*) FILTER (WHERE known), count(*) FILTER (WHERE known AND withheld),
            count(*) FILTER (WHERE known AND released)
     FROM seen GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+# Fresh tables have no statistics: left alone, the planner probes three indexes for each click or sorts on disk.
+PINNED = (
+    "SET LOCAL work_mem = '64MB'",
+    "SET LOCAL enable_nestloop = off",
+    "SET LOCAL enable_mergejoin = off",
+    "SET LOCAL enable_sort = off",
+    "SET LOCAL enable_seqscan = off",
+)
 NEXT_OUTCOMES = """
     SELECT coalesce(max(position), %(upto)s) FROM (
         SELECT position FROM log WHERE kind = 'outcomes_recorded' AND position > %(upto)s
@@ -82,7 +89,8 @@ def disagreements(
         lo=int(lo), hi=int(hi), epoch=int(epoch), tick_seconds=float(tick_seconds), age_ms=int(purchase_age_ms)
     )
     with database.translated(), conn.transaction():
-        conn.execute("SET LOCAL work_mem = '64MB'")  # else users are counted by sorting on disk
+        for pin in PINNED:
+            conn.execute(pin)
         rows = conn.execute(query.encode(), prepare=False).fetchall()
     by_model: dict[int, list[tuple[str, int, Tick, Tick]]] = {}
     for model, slice_, tick, *counts in rows:

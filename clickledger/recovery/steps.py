@@ -18,19 +18,13 @@ from typing import Literal
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, runs
-from clickledger.recovery import incidents, progress, replay, rollback
+from clickledger.recovery import incidents, progress, publishing, replay, rollback
 from clickledger.recovery.incidents import Incident, Status
 
 logger = logging.getLogger(__name__)
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
 UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
-FOLLOWS_RUN = {Status.REPLAYING, Status.COMPARED, Status.PUBLISHED}
-STATUS_OF_STAGE = {
-    "abandoned": Status.ROLLED_BACK,
-    "compared": Status.COMPARED,
-    "published": Status.PUBLISHED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +66,7 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
     if incident.status is Status.ROLLED_BACK and _may_replay(conn, incident, policy):
         replay.start(conn, replay.for_incident(conn, number), actor, f"incident {number}")
         return
-    follow_run(conn, incident, actor)
+    publishing.follow_run(conn, incident, actor)
 
 
 def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy) -> bool:
@@ -82,18 +76,6 @@ def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy
 def _may_replay(conn: database.Connection, incident: Incident, policy: Policy) -> bool:
     first = incident.run_id is None  # whoever gave a run up will say what comes next
     return (policy.auto_replay and first) or replay.run_of_incident(conn, incident.incident_id) is not None
-
-
-def follow_run(conn: database.Connection, incident: Incident, actor: str) -> None:
-    """Bring an incident to where its run stands, which somebody may have published, reverted or abandoned."""
-    if incident.run_id is None or incident.status not in FOLLOWS_RUN:
-        return
-    wanted = STATUS_OF_STAGE.get(progress.of_run(conn, incident.run_id).stage)
-    if wanted is None or wanted is incident.status:
-        return
-    if wanted not in incident.status.following:  # between replaying, published and rolled_back lies compared
-        incidents.move(conn, incident.incident_id, Status.COMPARED, actor, f"run {incident.run_id}")
-    incidents.move(conn, incident.incident_id, wanted, actor, f"run {incident.run_id}")
 
 
 def finish(conn: database.Connection, run_id: int, actor: str) -> comparison.Comparison | None:
@@ -107,5 +89,5 @@ def finish(conn: database.Connection, run_id: int, actor: str) -> comparison.Com
         run = runs.stage(conn, run_id, actor)
         compared = comparison.compare(conn, run_id, actor)
         if run.incident_id is not None:
-            follow_run(conn, incidents.get(conn, run.incident_id), actor)
+            publishing.follow_run(conn, incidents.get(conn, run.incident_id), actor)
         return compared

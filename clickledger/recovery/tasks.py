@@ -56,8 +56,10 @@ def replay_chunks(run_id: int) -> None:
     """Do chunks of a run for a while, then send for whoever goes on."""
     chosen = settings.load()
     with _connection(chosen) as conn:
-        working.work(conn, run_id, f"{socket.gethostname()}:{os.getpid()}", chosen.lease_seconds, WORK_SECONDS)
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        decided = working.work(conn, run_id, worker, chosen.lease_seconds, WORK_SECONDS)
         run = progress.of_run(conn, run_id)
+        logger.info("run %d: decided %d clicks, %d of %d chunks done", run_id, decided, run.done, run.chunks)
         if run.stage in {"staging", "comparing"}:
             wake(finish, run_id)
         elif run.stage == "replaying" and run.todo:
@@ -68,7 +70,8 @@ def replay_chunks(run_id: int) -> None:
 def finish(run_id: int) -> None:
     """Stage and compare a run whose chunks are all done."""
     with _connection(settings.load()) as conn:
-        steps.finish(conn, run_id, ACTOR)
+        if compared := steps.finish(conn, run_id, ACTOR):
+            logger.info("run %d compared: %d flips, digest %s", run_id, compared.summary["flips"], compared.digest)
 
 
 @task

@@ -105,11 +105,13 @@ def test_ledger_of_the_demo_verifies(ledger: Path, facts: dict[str, Any]) -> Non
     assert report["rows"] >= facts["clicks"] + facts["replay"]["clicks"]
 
 
-def test_totals_as_of_the_rollback_are_those_before_the_correction(ledger: Path, facts: dict[str, Any]) -> None:
+def test_totals_as_of_an_earlier_position_are_those_of_then(ledger: Path, facts: dict[str, Any]) -> None:
     now = command(ledger, "totals")
     assert now["totals"]["USD"]["billed_micros"] == facts["money_micros"]["billed_after"]
     assert now["feed_posted_micros"] == facts["money_micros"]["billed_after"]
-    before = command(ledger, "totals", "--as-of", facts["replay"]["run_id"])
+    story = command(ledger, "why", facts["provenance_click_id"])
+    published = story["decisions"][1]["history"][0]["position"]
+    before = command(ledger, "totals", "--as-of", published - 1)
     assert before["totals"]["USD"]["billed_micros"] == facts["money_micros"]["billed_before"]
 
 

@@ -3,8 +3,8 @@
 Every question is answered from scratch out of a few lists and dicts. What the ledger must refuse is raised as `Refusal`
 with the name of the error it must be refused with.
 
-Money of one click: it becomes valid in an open period, its cost posts; in a closed one, its cost is written off. It stops
-being valid: whatever was posted is credited, whatever was written off is taken off the write-offs, never anything else.
+Money of one click: it becomes valid in an open period, its cost posts; in a closed one, its cost is written off. It
+stops being valid: what was posted is credited, what was written off is taken off the write-offs, never anything else.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ class Oracle:
         if position is not None:
             self._record([rows[i] for i in first.values()], position, epoch)
         outcome = [self._outcome(row, i == first.get(row.click_id)) for i, row in enumerate(rows)]
-        self._note_conflicts((row.click_id, row.digest) for row, what in zip(rows, outcome, strict=True) if what == "conflict")
+        self._note_conflicts(
+            (row.click_id, row.digest) for row, what in zip(rows, outcome, strict=True) if what == "conflict"
+        )
         return Answer(position, outcome)
 
     def _record(self, rows: list[Given], position: int, epoch: int) -> None:

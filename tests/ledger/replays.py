@@ -1,4 +1,4 @@
-"""Replays for the ledger's tests: chunk rows written the way a replay worker leaves them, with verdicts of our choice."""
+"""Replays for the ledger's tests: chunk rows as a replay worker leaves them, with verdicts of our choice."""
 
 from __future__ import annotations
 
@@ -20,9 +20,23 @@ WRITE_CHUNK = """
     LEFT JOIN unnest(%(ids)s::uuid[], %(verdicts)s::text[], %(carried)s::boolean[]) AS u (click_id, verdict, carried)
            ON u.click_id = d.click_id
     WHERE r.run_id = %(run)s AND c.chunk_no = %(chunk)s"""
+# The digest of a chunk, encoded a second time by the server: PostgreSQL's send functions are the canonical form.
 FINISH_CHUNK = """
-    UPDATE replay_chunks SET status = 'done', lease_until = NULL, content_digest = sha256(int8send(%s))
-    WHERE run_id = %s AND chunk_no = %s"""
+    UPDATE replay_chunks c SET status = 'done', lease_until = NULL, content_digest = (
+        SELECT sha256(coalesce(string_agg(leaf, ''::bytea ORDER BY log_position, line), '')) FROM (
+            SELECT d.log_position, d.line, sha256(
+                '\\x00'::bytea || 'clickledger:delayed-decision:1'::bytea
+                || length_prefixed(int8send(run_id)) || length_prefixed(int8send(d.log_position))
+                || length_prefixed(int4send(d.line)) || length_prefixed(uuid_send(d.click_id))
+                || length_prefixed(int8send(d.cost_micros)) || length_prefixed(int4send(d.deployment_epoch))
+                || length_prefixed(int4send(d.model_version)) || length_prefixed(int4send(d.calibration_version))
+                || length_prefixed(float4send(d.score)) || length_prefixed(float4send(d.threshold))
+                || length_prefixed(boolsend(d.carried)) || length_prefixed(textsend(d.advertiser_id))
+                || length_prefixed(textsend(d.campaign_id)) || length_prefixed(textsend(d.currency))
+                || length_prefixed(textsend(d.slice)) || length_prefixed(textsend(d.verdict::text))
+                || length_prefixed(textsend(d.reason))) AS leaf
+            FROM delayed_decisions d WHERE d.run_id = c.run_id AND d.log_position <@ c.positions) leaves)
+    WHERE c.run_id = %s AND c.chunk_no = %s"""
 TODO = "SELECT chunk_no FROM replay_chunks WHERE run_id = %s AND status <> 'done' ORDER BY chunk_no"
 
 
@@ -44,7 +58,7 @@ def work_chunk(conn: database.Connection, run_id: int, chunk_no: int, found: Map
     }
     with conn.transaction():
         conn.execute(WRITE_CHUNK, parameters)
-        conn.execute(FINISH_CHUNK, (run_id, run_id, chunk_no))
+        conn.execute(FINISH_CHUNK, (run_id, chunk_no))
 
 
 def work(conn: database.Connection, run_id: int, verdicts: Mapping[bytes, str]) -> None:

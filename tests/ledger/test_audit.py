@@ -87,25 +87,6 @@ FORGERIES = {
 }
 
 
-# The digest of a chunk, encoded a second time by the server: PostgreSQL's send functions are the canonical form.
-PIN_CHUNKS = """
-    UPDATE replay_chunks c SET content_digest = (
-        SELECT sha256(string_agg(leaf, ''::bytea ORDER BY log_position, line)) FROM (
-            SELECT d.log_position, d.line, sha256(
-                '\\x00'::bytea || 'clickledger:delayed-decision:1'::bytea
-                || length_prefixed(int8send(run_id)) || length_prefixed(int8send(d.log_position))
-                || length_prefixed(int4send(d.line)) || length_prefixed(uuid_send(d.click_id))
-                || length_prefixed(int8send(d.cost_micros)) || length_prefixed(int4send(d.deployment_epoch))
-                || length_prefixed(int4send(d.model_version)) || length_prefixed(int4send(d.calibration_version))
-                || length_prefixed(float4send(d.score)) || length_prefixed(float4send(d.threshold))
-                || length_prefixed(boolsend(d.carried)) || length_prefixed(textsend(d.advertiser_id))
-                || length_prefixed(textsend(d.campaign_id)) || length_prefixed(textsend(d.currency))
-                || length_prefixed(textsend(d.slice)) || length_prefixed(textsend(d.verdict::text))
-                || length_prefixed(textsend(d.reason))) AS leaf
-            FROM delayed_decisions d WHERE d.run_id = c.run_id AND d.log_position <@ c.positions) leaves)
-    WHERE c.run_id = %s"""
-
-
 @pytest.fixture
 def ledger(conn: database.Connection) -> database.Connection:
     """Twenty clicks in two entries, outcomes of two, and a published run over both entries."""
@@ -120,7 +101,6 @@ def ledger(conn: database.Connection) -> database.Connection:
     lo, actor = first.position, {"actor": "tests", "reason": "tests"}
     run = runs.plan(conn, lo, lo + 2, model_version=version, calibration_version=calibration, **actor)
     replays.work(conn, run.run_id, {row.click_id: "invalid" for row in rows[:5]})
-    conn.execute(PIN_CHUNKS, (run.run_id,))
     runs.stage(conn, run.run_id, "tests")
     replays.publish(conn, run.run_id)
     return conn

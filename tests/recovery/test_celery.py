@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from celery_processes import CeleryProcesses, eventually
-from decided_traffic import bad_deployment, versions_of
+from decided_traffic import Traffic, bad_deployment, versions_of
 
-from clickledger.ledger import audit, comparison, database, deployments, runs
-from clickledger.recovery import incidents, progress, replay, working
+from clickledger.ledger import audit, comparison, database, deployments, publication, runs
+from clickledger.recovery import incidents, progress, publishing, replay, working
 from clickledger.recovery.incidents import Status
 
 Connect = Callable[[], database.Connection]
@@ -66,8 +67,8 @@ def test_a_worker_killed_in_mid_chunk_is_replaced_and_the_rows_are_those_of_an_u
     assert len(rows[1]) == run.row_count
     assert rows[0] == rows[1]
     attempts = [row[0] for row in conn.execute("SELECT attempts FROM replay_chunks WHERE run_id = %s", (run.run_id,))]
-    assert max(attempts) == 2
-    assert "fell silent" in str(conn.execute("SELECT last_error FROM replay_chunks WHERE attempts = 2").fetchall())
+    assert max(attempts) >= 2
+    assert "fell silent" in str(conn.execute("SELECT last_error FROM replay_chunks WHERE attempts >= 2").fetchall())
     assert runs.get(conn, run.run_id).status == "staged"
 
 
@@ -92,8 +93,6 @@ def test_from_anomaly_to_comparison_without_anybody_and_publishing_among_live_ap
     assert run_id is not None
     traffic.append(20)
     # Live appends after the comparison do not make it stale: they lie outside of the range for ever.
-    from clickledger.recovery import publishing
-
     publishing.publish(conn, run_id, comparison.latest(conn, run_id).digest, "tests", "")
     traffic.append(20)
     left = "SELECT count(*) FROM authoritative_decisions WHERE model_version = %s"
@@ -104,16 +103,10 @@ def test_from_anomaly_to_comparison_without_anybody_and_publishing_among_live_ap
     for name in ("recovery", "beat"):
         said = celery.log(name)
         assert "Traceback" not in said
-        assert "Warning" not in said.replace("SecurityWarning", ""), said
+        assert "Warning" not in said, said
 
 
 def test_publishing_races_live_appends_and_every_click_keeps_one_decision(connect: Connect) -> None:
-    import threading
-
-    from decided_traffic import Traffic
-
-    from clickledger.ledger import publication
-
     conn, reader = connect(), connect()
     _, stable, bad = bad_deployment(conn)
     span = deployments.model_positions(conn, bad[0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clickledger.recovery import detection
 from clickledger.recovery.detection import ALL, SIGNALS, Signal, Tick
 
-KNOWN, OVERALL, FLOOD = SIGNALS
+KNOWN, OVERALL, FLOOD, MIRROR = SIGNALS
 MONTH_TICKS = 30 * 24 * 360  # of ten seconds
 
 counts = st.integers(0, 50)
@@ -49,8 +49,8 @@ def test_the_exponent_is_the_root_of_its_equation(withheld: float, released: flo
 
 @given(st.dictionaries(st.sampled_from(["a", "b"]), ticks.map(lambda t: (t + [Tick(9, 0, 0)] * 40)[:40]), min_size=1))
 def test_all_slices_together_are_the_sum_of_the_slices(slices: dict[str, list[Tick]]) -> None:
-    alarm_free = {name: [Tick(t.users, 0, t.released) for t in series] for name, series in slices.items()}
-    assert detection.judge(alarm_free, alarm_free) is None
+    agreeing = {name: [Tick(t.users, 0, 0) for t in series] for name, series in slices.items()}
+    assert detection.judge(agreeing, agreeing) is None
     reading = detection.read(KNOWN, ALL, detection._with_all(slices)[ALL])
     assert reading.users == sum(t.users for series in slices.values() for t in series)
 
@@ -107,6 +107,13 @@ def test_a_flood_raises_without_any_known_customer() -> None:
     alarm = detection.judge({"web/out": []}, {"web/out": everyone})
     assert alarm is not None
     assert alarm.signals == ["flood", "overall"]
+
+
+def test_a_model_that_lets_robots_pass_raises_too() -> None:
+    everyone = rates(1, 60, 200, 0.002, 0.15)
+    alarm = detection.judge({"web/out": rates(0, 60, 20, 0.001, 0.001)}, {"web/out": everyone})
+    assert alarm is not None
+    assert alarm.signals == [MIRROR.name]
 
 
 def test_the_slice_most_affected_is_named() -> None:

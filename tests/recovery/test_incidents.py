@@ -72,7 +72,7 @@ def test_a_model_that_withholds_known_customers_raises_an_incident_with_its_evid
     assert evidence["onset"] == deployments.current(conn).position
     assert evidence["signals"] == ["flood", "known", "overall"]
     assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
-    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood"}
+    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood", "mirror"}
     known = next(r for r in evidence["readings"] if r["signal"] == "known" and r["slice"] == "*")
     assert 0 < known["withheld"] <= known["users"]
     assert rebuild.differences(conn) == []

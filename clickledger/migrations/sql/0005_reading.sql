@@ -45,7 +45,9 @@ BEGIN
 END $$;
 
 -- One feed in one order (position, line): charges as decided, then what publications and reverts changed.
--- A back-charge into a period that is closed by then does not post; it is written off, in its own column.
+-- A back-charge into a period that is closed by then does not post; it is written off, in its own column. What was written
+-- off is taken back in that column too: nobody is credited for what was never charged. For a reversal that is so when the
+-- charge it takes back was lifted by a later layer and restored, by that layer's revert, after the period was closed.
 CREATE VIEW billing_entries AS
     SELECT d.log_position AS position, d.line::bigint AS line, 'charge' AS entry_kind, d.click_id, d.advertiser_id, d.campaign_id,
            d.currency, d.cost_micros AS amount_micros, 0::bigint AS write_off_micros, NULL::verdict AS from_verdict,
@@ -57,10 +59,18 @@ CREATE VIEW billing_entries AS
     FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
     UNION ALL
     SELECT p.reverted_position, a.line, 'reversal', a.click_id, a.advertiser_id, a.campaign_id, a.currency,
-           CASE WHEN closed.back_charge THEN 0 ELSE -a.amount_micros END,
-           CASE WHEN closed.back_charge THEN -a.amount_micros ELSE -a.write_off_micros END,
+           CASE WHEN closed.written_off THEN 0 ELSE -a.amount_micros END,
+           CASE WHEN closed.written_off THEN -a.amount_micros ELSE -a.write_off_micros END,
            a.to_verdict, a.from_verdict, a.original_period, p.run_id
     FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
     LEFT JOIN billing_periods b ON b.period = a.original_period AND b.closed_position < p.reverted_position
-    CROSS JOIN LATERAL (SELECT b.period IS NOT NULL AND a.amount_micros < 0 AS back_charge) closed
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN b.period IS NULL OR a.amount_micros = 0 THEN false
+            WHEN a.amount_micros < 0 THEN true
+            ELSE EXISTS (
+                SELECT 1 FROM adjustments l JOIN comparisons lc USING (adjustment_set) JOIN publications lp USING (comparison_id)
+                WHERE l.click_id = a.click_id AND l.amount_micros < 0 AND lp.position > p.position
+                  AND lp.reverted_position > b.closed_position AND lp.reverted_position < p.reverted_position)
+            END AS written_off) closed
     WHERE p.reverted_position IS NOT NULL;

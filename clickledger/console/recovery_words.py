@@ -1,0 +1,182 @@
+"""Incidents, plans, runs and comparisons in words and as JSON fields, and the ledger they are read from."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clickledger import errors, settings
+from clickledger.console import output, services
+from clickledger.console.cli_services import load
+from clickledger.ledger import database
+from clickledger.ledger.comparison import Comparison
+from clickledger.recovery import progress
+from clickledger.recovery.incidents import Incident
+from clickledger.recovery.progress import Progress
+
+if TYPE_CHECKING:  # importing these takes a second: models come with torch
+    from clickledger.recovery.replay import Plan, Preview
+    from clickledger.recovery.sampling import Interval
+
+POLL_SECONDS = 0.2
+SILENT_SECONDS = 15.0  # without progress: say where to look
+MICROS = 1_000_000
+
+
+def actor() -> str:
+    """Who gives the command, for the log."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "cli"
+
+
+def attached(folder: Path | None) -> settings.Settings:
+    """The settings with the addresses of what runs. Raises Unavailable."""
+    return services.attach(load(folder))
+
+
+@contextmanager
+def connected(chosen: settings.Settings) -> Iterator[database.Connection]:
+    """A connection to the ledger."""
+    with database.connect(str(chosen.database_url), application_name="clickledger-cli") as conn:
+        yield conn
+
+
+@contextmanager
+def ledger(folder: Path | None) -> Iterator[database.Connection]:
+    """A connection to the ledger of a home folder."""
+    with connected(attached(folder)) as conn:
+        yield conn
+
+
+def incident_fields(incident: Incident) -> dict[str, Any]:
+    """An incident as JSON."""
+    return asdict(incident) | {"status": incident.status.value}
+
+
+def run_fields(run: Progress) -> dict[str, Any]:
+    """A run as JSON."""
+    return asdict(run) | {"stage": run.stage, "todo": run.todo}
+
+
+def comparison_fields(compared: Comparison) -> dict[str, Any]:
+    """A comparison as JSON."""
+    named = {"comparison_id": compared.comparison_id, "digest": compared.digest}
+    return compared.summary | named | {name: compared.by(name) for name in ("slice", "advertiser_id", "currency")}
+
+
+def after_incident(incident: Incident) -> str:
+    """The command that follows for whoever looks at an incident."""
+    number = incident.incident_id
+    following = {
+        "raised": f"clickledger rollback --incident {number} --reason ...",
+        "rolled_back": f"clickledger replay plan --incident {number}",
+        "replaying": f"clickledger replay watch {incident.run_id}",
+        "compared": f"clickledger replay watch {incident.run_id}",
+        "published": f"clickledger replay revert {incident.run_id} --reason ... would undo it",
+    }
+    return following.get(incident.status.value, "clickledger incident list")
+
+
+def after_comparison(run: Progress, compared: Comparison) -> str:
+    """The command that follows a comparison."""
+    if run.stage == "published":
+        return f"clickledger replay revert {run.run_id} --reason ... would undo it"
+    return f"clickledger replay publish {run.run_id} --digest {compared.digest} --reason ..."
+
+
+def show_readings(evidence: dict[str, Any]) -> None:
+    """What the signals read when an incident was raised."""
+    columns = ("signal", "slice", "users", "withheld by it alone", "released by it alone", "evidence", "raises at")
+    readings = evidence.get("readings", [])
+    output.rows(
+        "readings",
+        columns,
+        (
+            (r["signal"], r["slice"], r["users"], r["withheld"], r["released"], f"{r['evidence']:.1f}", _raises_at(r))
+            for r in readings
+        ),
+    )
+
+
+def _raises_at(reading: dict[str, Any]) -> str:
+    alone = f"{reading['alone']:g}" if "alone" in reading else ""
+    together = f"{reading['together']:g} with another" if "together" in reading else ""
+    return " or ".join(filter(None, (alone, together)))
+
+
+def options_of(plan: Plan) -> str:
+    """The options that describe a plan again."""
+    scope = [f"--slice {name}" for name in plan.scope.get("slices", ())]
+    scope += [f"--advertiser {name}" for name in plan.scope.get("advertisers", ())]
+    if plan.incident_id is not None:
+        return " ".join([f"--incident {plan.incident_id}", *scope])
+    versions = f"--model {plan.model_version} --calibration {plan.calibration_version}"
+    return " ".join([f"--positions {plan.lo} {plan.hi} {versions}", *scope])
+
+
+def show_plan(plan: Plan, preview: Preview) -> None:
+    """A plan and what it would do."""
+    estimate = preview.estimate
+    output.say(
+        f"replay of {preview.clicks} clicks at positions [{plan.lo}, {plan.hi}) through model {plan.model_version} "
+        f"with calibration {plan.calibration_version}, about {preview.seconds:.0f} s"
+    )
+    output.say(f"estimated from {estimate.sampled_clicks} clicks, with 95% intervals:")
+    flips = {"to valid": estimate.to_valid, "to invalid": estimate.to_invalid, "to undecided": estimate.to_undecided}
+    lines = [(name, _number(interval, 1)) for name, interval in flips.items()]
+    lines += [(f"billed, {name}", _number(interval, MICROS)) for name, interval in estimate.change_micros.items()]
+    output.rows("would change", ("what", "by"), lines)
+    for why, count in preview.not_replayed.items():
+        output.say(f"stays as it is: {count} clicks, {why}")
+
+
+def _number(interval: Interval, unit: int) -> str:
+    value, low, high = (x / unit for x in interval)
+    form = "{:+,.2f}" if unit > 1 else "{:,.0f}"
+    return form.format(value) if low == high else " ".join([form, "(", form, "to", form, ")"]).format(value, low, high)
+
+
+def show_comparison(compared: Comparison) -> None:
+    """What publishing a run would change, by slice and by advertiser."""
+    columns = ("", "clicks", "to valid", "to invalid", "to undecided", "carried", "billed before", "change", "after")
+    for column, title in (("slice", "by slice"), ("advertiser_id", "by advertiser"), ("currency", "by currency")):
+        output.rows(f"run {compared.run_id}, {title}", columns, _totals(compared.by(column)))
+    output.say(f"{compared.summary['flips']} flips; digest {compared.digest}")
+
+
+def _totals(groups: dict[str, dict[str, int]]) -> Iterator[tuple[object, ...]]:
+    for name, sums in sorted(groups.items()):
+        counts = [sums[c] for c in ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")]
+        change = sums["adjustments_micros"] + sums["write_off_micros"]
+        money = [f"{m / MICROS:,.2f}" for m in (sums["billed_before_micros"], change, sums["billed_after_micros"])]
+        yield (name, *counts, *money)
+
+
+def follow(conn: database.Connection, run_id: int, seconds: float) -> Progress:
+    """Watch a run until it goes no further by itself. Raises Unavailable after `seconds` (0 = never)."""
+    run = progress.of_run(conn, run_id)
+    began = moved = time.monotonic()
+    warned = False
+    with output.progress(f"run {run_id}: {run.stage}", total=run.clicks) as bar:
+        bar.advance(run.clicks_done)
+        while run.stage in {"replaying", "staging", "comparing"}:
+            now = time.monotonic()
+            if seconds and now - began > seconds:
+                raise errors.Unavailable(f"run {run_id} is still {run.stage} after {seconds:g} s; clickledger status")
+            if not warned and now - moved > SILENT_SECONDS:
+                output.say(f"run {run_id}: no progress for {SILENT_SECONDS:g} s; do workers run? clickledger status")
+                warned = True
+            time.sleep(POLL_SECONDS)
+            before, run = run, progress.of_run(conn, run_id)
+            bar.advance(run.clicks_done - before.clicks_done)
+            bar.describe(f"run {run_id}: {run.stage}")
+            if (run.clicks_done, run.stage) != (before.clicks_done, before.stage):
+                moved, warned = now, False
+    return run

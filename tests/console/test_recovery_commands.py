@@ -1,0 +1,194 @@
+"""`incident`, `rollback` and `replay` on the command line: what they print, what they end with, what comes next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from decided_traffic import Traffic, bad_deployment
+
+from clickledger.console import cli
+from clickledger.ledger import database, log
+from clickledger.recovery import anomaly, steps, working
+
+
+class Answer(NamedTuple):
+    """What a command ended with, printed as JSON, and said."""
+
+    code: int
+    fields: dict[str, Any]
+    said: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[database.Connection]:
+    """A connection to the test's ledger."""
+    with database.connect(database_url, application_name="tests") as connection:
+        yield connection
+
+
+@pytest.fixture
+def command(
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs one command with --json on the test's ledger."""
+    for name, value in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url), ("HOME", str(tmp_path))):
+        monkeypatch.setenv(f"CLICKLEDGER_{name}", value)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: object) -> Answer:
+        capfd.readouterr()
+        code = cli.run([*map(str, words), "--json"])
+        out, err = capfd.readouterr()
+        return Answer(code, json.loads(out.splitlines()[-1]) if out.strip() else {}, err)
+
+    return run
+
+
+def raised(conn: database.Connection) -> tuple[Traffic, int]:
+    traffic, _, _ = bad_deployment(conn)
+    traffic.purchases(range(100))
+    incident = anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=0.0, actor="tests")
+    assert incident is not None
+    return traffic, incident.incident_id
+
+
+def work(conn: database.Connection, run_id: int) -> None:
+    """What the workers would do."""
+    working.work(conn, run_id, "tests", 60.0, 60.0)
+    steps.finish(conn, run_id, "tests")
+
+
+def test_from_an_incident_to_a_publication_and_back_by_hand(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    shown = command("incident", "show", incident)
+    assert shown.fields["status"] == "raised"
+    assert "known" in shown.fields["evidence"]["signals"]
+    assert f"next: clickledger rollback --incident {incident} --reason" in shown.said
+
+    rolled_back = command("rollback", "--incident", incident, "--reason", "people withheld")
+    assert rolled_back.code == 0
+    assert f"next: clickledger replay plan --incident {incident}" in rolled_back.said
+
+    plan = command("replay", "plan", "--incident", incident)
+    assert plan.fields["clicks"] == 2_000
+    assert plan.fields["estimate"]["flips"] > 0
+    digest = plan.fields["digest"]
+    assert f"next: clickledger replay start --incident {incident} --plan {digest}" in plan.said
+    assert conn.execute("SELECT count(*) FROM replay_runs").fetchone() == (0,)
+
+    started = command("replay", "start", "--incident", incident, "--plan", digest, "--reason", "corrected")
+    run_id = started.fields["run_id"]
+    assert f"next: clickledger replay watch {run_id}" in started.said
+    work(conn, run_id)
+
+    watched = command("replay", "watch", run_id)
+    assert (watched.code, watched.fields["stage"]) == (0, "compared")
+    compared = watched.fields["comparison"]
+    assert compared["flips"] == plan.fields["estimate"]["flips"]
+    assert f"next: clickledger replay publish {run_id} --digest {compared['digest']} --reason" in watched.said
+
+    wrong = command("replay", "publish", run_id, "--digest", "0" * 64, "--reason", "x")
+    assert (wrong.code, wrong.said.count("\n")) == (4, 1)
+    published = command("replay", "publish", run_id, "--digest", compared["digest"], "--reason", "checked")
+    assert published.code == 0
+    assert f"next: clickledger replay revert {run_id}" in published.said
+    assert command("incident", "list").fields["incidents"][0]["status"] == "published"
+    assert command("replay", "publish", run_id, "--digest", compared["digest"], "--reason", "twice").code == 3
+
+    reverted = command("replay", "revert", run_id, "--reason", "to be sure")
+    assert reverted.code == 0
+    stale = command("replay", "publish", run_id, "--digest", compared["digest"], "--reason", "again")
+    assert stale.code == 4
+    again = command("replay", "compare", run_id)
+    assert command("replay", "publish", run_id, "--digest", again.fields["digest"], "--reason", "again").code == 0
+    assert command("replay", "list").fields["runs"][0]["stage"] == "published"
+
+
+def test_whoever_does_something_is_named_in_the_log(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    command("rollback", "--incident", incident, "--reason", "people withheld")
+    [entry] = log.read(conn, kinds=["rollback_declared"])
+    assert entry.actor.startswith("cli")
+    assert entry.reason == "people withheld"
+
+
+def test_a_model_can_be_rolled_back_without_an_incident(conn: database.Connection, command: Command) -> None:
+    _, _, bad = bad_deployment(conn)
+    done = command("rollback", "--model", bad[0], "--reason", "seen by eye")
+    assert (done.code, done.fields["revoked_epochs"]) == (0, [2])
+    assert command("rollback", "--model", bad[0], "--reason", "again").code == 3
+
+
+def test_positions_are_replayed_through_a_named_model_and_scope(conn: database.Connection, command: Command) -> None:
+    _, stable, _ = bad_deployment(conn)
+    head = log.head(conn).position
+    which = ["--positions", 1, head + 1, "--model", stable[0], "--calibration", stable[1], "--slice", "web/out"]
+    plan = command("replay", "plan", *which)
+    assert plan.fields["scope"] == {"slices": ["web/out"]}
+    assert "--slice web/out --plan" in plan.said
+    started = command("replay", "start", *which, "--reason", "a dispute")
+    work(conn, started.fields["run_id"])
+    watched = command("replay", "watch", started.fields["run_id"])
+    others = watched.fields["comparison"]["slice"]["app/in"]
+    assert (others["carried"], others["to_valid"]) == (others["clicks"], 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("replay", "plan"),
+        ("replay", "plan", "--positions", 1, 2, "--model", 1),
+        ("replay", "plan", "--incident", 999),
+        ("replay", "watch", 999),
+        ("replay", "publish", 999, "--digest", "00", "--reason", "x"),
+        ("rollback", "--reason", "neither"),
+        ("incident", "show", 999),
+    ],
+)
+def test_what_cannot_be_used_ends_with_2(command: Command, words: tuple[object, ...]) -> None:
+    answer = command(*words)
+    assert answer.code == 2
+    assert answer.said.startswith("error: ")
+
+
+def test_a_plan_that_changed_is_not_started(conn: database.Connection, command: Command) -> None:
+    traffic, incident = raised(conn)
+    digest = command("replay", "plan", "--incident", incident).fields["digest"]
+    traffic.append(10)
+    command("rollback", "--incident", incident, "--reason", "x")
+    assert command("replay", "start", "--incident", incident, "--plan", digest, "--reason", "x").code == 4
+
+
+def test_a_stuck_run_ends_with_3_and_can_be_retried(conn: database.Connection, command: Command) -> None:
+    _, stable, _ = bad_deployment(conn)
+    head = log.head(conn).position
+    which = ["--positions", 1, head + 1, "--model", stable[0], "--calibration", stable[1]]
+    run_id = command("replay", "start", *which, "--reason", "x").fields["run_id"]
+    conn.execute("UPDATE replay_chunks SET status = 'quarantined', attempts = 5, last_error = 'full disk'")
+    stuck = command("replay", "watch", run_id)
+    assert stuck.code == 3
+    assert "full disk" in stuck.said
+    assert f"clickledger replay retry {run_id}" in stuck.said
+    assert command("replay", "retry", run_id).fields["released"] == 1
+    timed_out = command("replay", "watch", run_id, "--timeout", 0.01)
+    assert timed_out.code == 5
+    assert command("replay", "abandon", run_id, "--reason", "x").code == 0
+    assert command("replay", "watch", run_id).code == 3
+
+
+def test_an_incident_can_be_set_aside(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    assert command("incident", "abandon", incident, "--reason", "a campaign of ours").fields["status"] == "abandoned"
+    assert command("rollback", "--incident", incident, "--reason", "x").code == 3
+    assert log.read(conn, kinds=["rollback_declared"]) == []

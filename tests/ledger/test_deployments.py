@@ -1,0 +1,107 @@
+"""What is live is one epoch; a rollback revokes every epoch that holds the bad model, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from replays import model, routing
+
+from clickledger import errors
+from clickledger.ledger import database, deployments, log
+
+
+def test_new_ledger_routes_to_no_model(conn: database.Connection) -> None:
+    assert deployments.current(conn).epoch == 0
+    assert deployments.models_of(deployments.current(conn).routing) == set()
+    assert deployments.current_counter_epoch(conn) == 1
+
+
+def test_same_artefact_keeps_its_version(conn: database.Connection) -> None:
+    versions = [deployments.register_model(conn, content, "velocity", {}, "tests") for content in (b"a", b"b", b"a")]
+    assert versions == [1, 2, 1]
+    assert deployments.load_artefact(conn, 2) == b"b"
+    assert [entry.kind for entry in log.read(conn, after=1)] == ["model_registered"] * 2
+    with pytest.raises(errors.NotFound):
+        deployments.load_artefact(conn, 3)
+
+
+def test_calibration_belongs_to_its_model(conn: database.Connection) -> None:
+    bad, good = model(conn, b"bad"), model(conn, b"good")
+    with pytest.raises(errors.NotFound, match="no calibration 2 of model 1"):
+        deployments.deploy(conn, routing(bad[0], good[1]), "tests")
+    with pytest.raises(errors.NotFound, match="no model with version 9"):
+        deployments.set_calibration(conn, 9, {"*": 0.0}, {}, "tests")
+    assert deployments.load_thresholds(conn, 1) == {"*": 1.0}
+
+
+@pytest.mark.parametrize(
+    "thresholds", [{"phone/in": 1.0}, {"*": float("nan")}, {"*": float("inf")}], ids=["no fallback", "nan", "infinity"]
+)
+def test_thresholds_that_cannot_decide_are_invalid_input(
+    conn: database.Connection, thresholds: dict[str, float]
+) -> None:
+    model(conn)
+    before = log.head(conn)
+    with pytest.raises(errors.InvalidInput):
+        deployments.set_calibration(conn, 1, thresholds, {}, "tests")
+    assert log.head(conn) == before
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{}, {"routes": []}, {"routes": "all"}, {"routes": [{"slice": "*", "share": 1.0}]}],
+    ids=["empty", "no route", "text", "route without a model"],
+)
+def test_routing_that_leads_nowhere_is_invalid_input(conn: database.Connection, table: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidInput, match="rout"):
+        deployments.deploy(conn, table, "tests")
+    assert log.head(conn).position == 1
+
+
+def test_rollback_revokes_every_epoch_of_the_bad_model(conn: database.Connection) -> None:
+    bad, good = model(conn, b"bad"), model(conn, b"good")
+    both = {"routes": routing(*bad)["routes"] + routing(*good)["routes"], "shadow": None}
+    epochs = [deployments.deploy(conn, table, "tests") for table in (routing(*bad), routing(*good), both)]
+    rolled_back = deployments.roll_back(conn, bad[0], routing(*good), "tests", "why", incident_id=3)
+    assert epochs == [1, 2, 3]
+    assert (rolled_back.epoch, rolled_back.revoked_epochs) == (4, [1, 3])
+    assert deployments.current(conn).routing == routing(*good)
+    assert log.entry(conn, rolled_back.position).payload["incident_id"] == 3
+
+
+def test_model_that_is_not_live_cannot_be_rolled_back(conn: database.Connection) -> None:
+    bad, good = model(conn, b"bad"), model(conn, b"good")
+    deployments.deploy(conn, routing(*good), "tests")
+    with pytest.raises(errors.Refused, match=f"model {bad[0]} is not live"):
+        deployments.roll_back(conn, bad[0], routing(*good), "tests")
+
+
+def test_rollback_to_the_bad_model_itself_is_refused(conn: database.Connection) -> None:
+    bad = model(conn, b"bad")
+    deployments.deploy(conn, routing(*bad), "tests")
+    with pytest.raises(errors.Refused, match="without model 1"):
+        deployments.roll_back(conn, bad[0], routing(*bad), "tests")
+
+
+def test_shadow_decides_nothing_so_a_rollback_leaves_its_epochs(conn: database.Connection) -> None:
+    bad, good = model(conn, b"bad"), model(conn, b"good")
+    shadowing = routing(*good) | {"shadow": {"model": bad[0], "calibration": bad[1]}}
+    deployments.deploy(conn, shadowing, "tests")
+    deployments.deploy(conn, routing(*bad), "tests")
+    assert deployments.roll_back(conn, bad[0], routing(*good), "tests").revoked_epochs == [2]
+
+
+def test_positions_of_a_model_end_with_its_rollback(conn: database.Connection) -> None:
+    bad, good = model(conn, b"bad"), model(conn, b"good")
+    assert deployments.model_positions(conn, bad[0]) is None
+    deployments.deploy(conn, routing(*bad), "tests")
+    began = deployments.current(conn).position
+    deployments.deploy(conn, routing(*good), "tests")
+    in_flight = log.record(conn, "noted", {}, "tests").position
+    assert deployments.model_positions(conn, bad[0]) == (began, in_flight + 1)
+    deployments.deploy(conn, routing(*bad), "tests")
+    rolled_back = deployments.roll_back(conn, bad[0], routing(*good), "tests")
+    assert deployments.model_positions(conn, bad[0]) == (began, rolled_back.position)
+    deployments.deploy(conn, routing(*bad), "tests")
+    assert deployments.model_positions(conn, bad[0]) == (began, log.head(conn).position + 1)

@@ -1,0 +1,108 @@
+"""From an empty database to the schema, once, however often and by however many it is asked."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from batches import batch, clicks
+from psycopg import sql
+from replays import published
+
+from clickledger import errors
+from clickledger.ledger import append, database, log, schema
+
+MIGRATE = "import sys; from clickledger.ledger import schema; schema.migrate(sys.argv[1])"
+# Everything with a definition: columns, constraints, indexes, triggers, functions, views.
+DEFINITIONS = """
+    SELECT 'column', attrelid::regclass::text, attname || ' ' || format_type(atttypid, atttypmod) || attnotnull
+    FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+    WHERE attnum > 0 AND c.relnamespace = 'public'::regnamespace
+    UNION ALL SELECT 'constraint', conrelid::regclass::text, conname || pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT 'index', indrelid::regclass::text, pg_get_indexdef(indexrelid)
+    FROM pg_index JOIN pg_class c ON c.oid = indrelid WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL SELECT 'trigger', tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc
+    WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT 'view', viewname, definition FROM pg_views WHERE schemaname = 'public'
+    ORDER BY 1, 2, 3"""
+
+
+@pytest.fixture
+def empty_database(servers: Any) -> Iterator[str]:
+    """The address of a database in which nothing is."""
+    name = f"empty_{secrets.token_hex(6)}"
+    with psycopg.connect(servers.database_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield str(servers.database_url).replace("/clickledger?", f"/{name}?")
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def definitions(url: str) -> list[tuple[Any, ...]]:
+    with database.connect(url) as conn:
+        return conn.execute(DEFINITIONS).fetchall()
+
+
+def test_empty_database_becomes_a_ledger_with_one_entry(empty_database: str) -> None:
+    schema.migrate(empty_database)
+    with database.connect(empty_database) as conn:
+        [entry] = log.read(conn)
+        assert (entry.position, entry.kind) == (1, "ledger_created")
+        assert append.append(conn, batch(clicks(2)), actor="tests").position == 2
+
+
+def test_migrating_again_changes_nothing(empty_database: str) -> None:
+    schema.migrate(empty_database)
+    with database.connect(empty_database) as conn:
+        append.append(conn, batch(clicks(2)), actor="tests")
+        append.append(conn, batch(clicks(1, content="other")), actor="tests")
+        published(conn, 2, 3, {clicks(1)[0].click_id: "invalid"})
+        entries = log.read(conn)
+    before = definitions(empty_database)
+    schema.migrate(empty_database)
+    with database.connect(empty_database) as conn:
+        assert log.read(conn) == entries
+    assert definitions(empty_database) == before
+
+
+def test_two_ledgers_have_different_names(empty_database: str, database_url: str) -> None:
+    schema.migrate(empty_database)
+    names = set()
+    for url in (empty_database, database_url):
+        with database.connect(url) as conn:
+            names.add(log.entry(conn, 1).payload["ledger_id"])
+    assert len(names) == 2
+    assert definitions(empty_database) == definitions(database_url)
+
+
+def test_processes_that_migrate_at_once_make_one_ledger(empty_database: str) -> None:
+    command = [sys.executable, "-c", MIGRATE, empty_database]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    with database.connect(empty_database) as conn:
+        assert [entry.kind for entry in log.read(conn)] == ["ledger_created"]
+
+
+def test_failed_migration_leaves_the_database_empty(empty_database: str) -> None:
+    with database.connect(empty_database) as conn:
+        conn.execute("CREATE TABLE billing_periods (stranger int)")  # in the way of the third file
+    with pytest.raises(Exception, match="billing_periods"):
+        schema.migrate(empty_database)
+    with database.connect(empty_database) as conn:
+        assert conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall() == [
+            ("billing_periods",)
+        ]
+        conn.execute("DROP TABLE billing_periods")
+    schema.migrate(empty_database)
+
+
+def test_server_that_does_not_answer_is_unavailable(tmp_path: Any) -> None:
+    with pytest.raises(errors.Unavailable, match="does not answer"):
+        schema.migrate(f"postgresql:///clickledger?host={tmp_path}")

@@ -1,0 +1,71 @@
+"""Re-scoring: recorded snapshots give the recorded decisions, to the bit, or the click is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, deploy, register
+
+from clickledger.ledger import database
+from clickledger.scoring import rescore
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[database.Connection]:
+    with database.connect(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def decided(conn: database.Connection) -> database.Connection:
+    """300 clicks under one model, 20 of them counted too late, then 100 under another."""
+    stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
+    deploy(conn, stable)
+    traffic = Traffic(conn)
+    traffic.append(300, late=20)
+    deploy(conn, bad, stable)
+    traffic.append(100)
+    return conn
+
+
+def forge(conn: database.Connection, statement: str) -> None:
+    conn.execute("SET session_replication_role = replica")
+    conn.execute(statement)
+    conn.execute("SET session_replication_role = origin")
+
+
+def test_every_decision_comes_out_the_same(decided: database.Connection) -> None:
+    found = rescore.sample(decided)
+    assert (found.rescored, found.exact, found.failures) == (400, 400, [])
+
+
+def test_sample_is_about_as_large_as_asked_for(decided: database.Connection) -> None:
+    found = rescore.sample(decided, rows_max=100)
+    assert 40 < found.rescored == found.exact < 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE decisions SET score = score + 1 WHERE line = 70 AND verdict <> 'undecided'",
+        "UPDATE decisions SET threshold = threshold + 1 WHERE line = 70 AND verdict <> 'undecided'",
+        "UPDATE decisions SET verdict = 'undecided', reason = 'model_absent' WHERE line = 70",
+        "UPDATE decisions SET model_version = 3 - model_version, calibration_version = 3 - calibration_version "
+        "WHERE line = 70",
+    ],
+)
+def test_forged_decision_is_named(decided: database.Connection, change: str) -> None:
+    forge(decided, change + " AND deployment_epoch = 1")
+    (click_id,) = (
+        decided.execute("SELECT click_id FROM decisions WHERE line = 70 AND deployment_epoch = 1").fetchone() or ()
+    )
+    found = rescore.sample(decided)
+    assert not found.ok
+    assert found.rescored - found.exact == 1
+    assert str(click_id) in found.failures[0]
+
+
+def test_forged_snapshot_is_found_where_it_changes_the_decision(decided: database.Connection) -> None:
+    forge(decided, "UPDATE clicks SET features = (SELECT features FROM clicks ORDER BY seq DESC LIMIT 1)")
+    assert not rescore.sample(decided).ok
