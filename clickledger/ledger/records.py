@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ class Batch:
         """The same batch with only the given rows, in the given order."""
         scalars = ("deployment_epoch", "counter_epoch", "feature_schema")
         index = np.asarray(rows, dtype=np.intp)
+        pick = _picker(rows)
         changed: dict[str, Any] = {}
         for field in fields(self):
             column = getattr(self, field.name)
@@ -65,20 +67,43 @@ class Batch:
             elif isinstance(column, np.ndarray):
                 changed[field.name] = column[index]
             else:
-                changed[field.name] = [column[i] for i in rows]
+                changed[field.name] = pick(column)
         return Batch(**changed)
 
 
-class Encoded(NamedTuple):
-    """A batch in wire form: array parameters by name, and one 32-byte leaf per row."""
+def _picker(rows: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What takes the given rows of a column; `itemgetter` is several times faster than a list of subscriptions."""
+    return operator.itemgetter(*rows) if len(rows) > 1 else lambda column: [column[i] for i in rows]
 
-    arrays: dict[str, wire.WireArray]
+
+class Encoded(NamedTuple):
+    """A batch in wire form: an array of `decided_click`, and for each row a 32-byte leaf and its canonical bytes."""
+
+    clicks: wire.CompositeArray
     leaves: bytes
     rows: list[bytes]
 
 
+# The fields of the database's type decided_click, in its order; those of fixed width first.
+_FIXED_FIELDS = (
+    "click_id", "user_key", "session_key", "ip_key", "cost_micros", "seq", "intake_digest", "model_version",
+    "calibration_version", "score", "threshold",
+)  # fmt: skip
+_OTHER_FIELDS = (
+    "source", "external_id", "device", "device_kind", "advertiser_id", "campaign_id", "currency", "logged_in", "slice",
+    "features", "verdict", "reason",
+)  # fmt: skip
+_REPEATED_TEXTS = tuple(name for name in _OTHER_FIELDS if name not in {"external_id", "logged_in", "features"})
+_FORMS = {
+    "click_id": wire.UUID, "user_key": wire.UUID, "session_key": wire.UUID, "ip_key": wire.UUID,
+    "cost_micros": wire.INT8, "seq": wire.INT8, "intake_digest": wire.DIGEST, "feature_schema": wire.INT4,
+    "counter_epoch": wire.INT4, "deployment_epoch": wire.INT4, "model_version": wire.INT4,
+    "calibration_version": wire.INT4, "score": wire.FLOAT4, "threshold": wire.FLOAT4, "carried": wire.BOOL,
+}  # fmt: skip
+
+
 def encode(batch: Batch) -> Encoded:
-    """Wire arrays and leaves of a batch, in its own row order. Raises InvalidInput when a column cannot be encoded."""
+    """Wire form and leaves of a batch, in its own row order. Raises InvalidInput when a column cannot be encoded."""
     try:
         return _encode(batch)
     except (ValueError, TypeError, KeyError, OverflowError, UnicodeEncodeError) as error:
@@ -86,61 +111,47 @@ def encode(batch: Batch) -> Encoded:
 
 
 def _encode(batch: Batch) -> Encoded:
-    n = len(batch)
     if bad := set(batch.verdict) - set(VERDICTS):
         raise ValueError(f"expected verdict in {VERDICTS}, got {sorted(bad)}")
-    if n and (cost := min(batch.cost_micros)) < 0:
+    if len(batch) and (cost := np.min(batch.cost_micros)) < 0:
         raise ValueError(f"cost_micros: expected >= 0, got {cost}")
-    click_id = wire.opaque(batch.click_id, wire.UUID)
-    click = wire.FixedBlock([
-        ("click_id", wire.UUID, click_id),
-        ("user_key", wire.UUID, wire.opaque(batch.user_key, wire.UUID)),
-        ("session_key", wire.UUID, wire.opaque(batch.session_key, wire.UUID)),
-        ("ip_key", wire.UUID, wire.opaque(batch.ip_key, wire.UUID)),
-        ("cost_micros", wire.INT8, batch.cost_micros),
-        ("seq", wire.INT8, batch.seq),
-        ("intake_digest", wire.DIGEST, wire.opaque(batch.intake_digest, wire.DIGEST)),
-        ("feature_schema", wire.INT4, np.full(n, batch.feature_schema)),
-        ("counter_epoch", wire.INT4, np.full(n, batch.counter_epoch)),
-    ])  # fmt: skip
-    decision = wire.FixedBlock([
-        ("click_id", wire.UUID, click_id),
-        ("cost_micros", wire.INT8, batch.cost_micros),
-        ("deployment_epoch", wire.INT4, np.full(n, batch.deployment_epoch)),
-        ("model_version", wire.INT4, batch.model_version),
-        ("calibration_version", wire.INT4, batch.calibration_version),
-        ("score", wire.FLOAT4, batch.score),
-        ("threshold", wire.FLOAT4, batch.threshold),
-        ("carried", wire.BOOL, np.zeros(n, np.uint8)),
-    ])  # fmt: skip
-    texts = {
-        "source": wire.repeated_text(batch.source),
-        "external_id": wire.distinct_text(batch.external_id),
-        "device": wire.repeated_text(batch.device),
-        "device_kind": wire.repeated_text(batch.device_kind),
-        "advertiser_id": wire.repeated_text(batch.advertiser_id),
-        "campaign_id": wire.repeated_text(batch.campaign_id),
-        "currency": wire.repeated_text(batch.currency),
-        "logged_in": wire.bool_elements(batch.logged_in),
-        "slice": wire.repeated_text(batch.slice),
-        "features": wire.byte_elements(batch.features),
-        "verdict": wire.repeated_text(batch.verdict),
-        "reason": wire.repeated_text(batch.reason),
+    fixed, others = _fixed_columns(batch), _other_columns(batch)
+    heads = _block(fixed, _FIXED_FIELDS, len(_FIXED_FIELDS) + len(_OTHER_FIELDS))
+    clicks = wire.composite_array(heads, [others[name] for name in _OTHER_FIELDS])
+    rows = _canonical_rows(fixed, others)
+    return Encoded(clicks, canonical.leaves(canonical.DECIDED_CLICK_DOMAIN, rows), rows)
+
+
+def _fixed_columns(batch: Batch) -> dict[str, Any]:
+    n = len(batch)
+    columns: dict[str, Any] = {
+        "feature_schema": np.full(n, batch.feature_schema),
+        "counter_epoch": np.full(n, batch.counter_epoch),
+        "deployment_epoch": np.full(n, batch.deployment_epoch),
+        "carried": np.zeros(n, np.uint8),
     }
-    click_texts = [texts[name] for name in canonical.CLICK_COLUMNS if name in texts]
-    decision_texts = [texts[name] for name in canonical.DECISION_COLUMNS if name in texts]
-    parts = zip(click.rows(), *click_texts, decision.rows(), *decision_texts, strict=True)
-    rows = [b"".join(part) for part in parts]
-    return Encoded(_arrays(click, decision, texts), canonical.leaves(canonical.DECIDED_CLICK_DOMAIN, rows), rows)
+    for name in _FIXED_FIELDS:
+        form, values = _FORMS[name], getattr(batch, name)
+        columns[name] = wire.opaque(values, form) if form in {wire.UUID, wire.DIGEST} else values
+    return columns
 
 
-def _arrays(
-    click: wire.FixedBlock, decision: wire.FixedBlock, texts: dict[str, list[bytes]]
-) -> dict[str, wire.WireArray]:
-    arrays = {name: click.array(name) for name in canonical.CLICK_COLUMNS[:7]}
-    for name in ("model_version", "calibration_version", "score", "threshold"):
-        arrays[name] = decision.array(name)
-    oids = {"logged_in": wire.ELEMENT_OIDS[wire.BOOL], "features": wire.BYTEA_OID}
-    for name, elements in texts.items():
-        arrays[name] = wire.array_of(elements, oids.get(name, wire.TEXT_OID))
-    return arrays
+def _other_columns(batch: Batch) -> dict[str, list[bytes]]:
+    columns = {name: wire.repeated_text(getattr(batch, name)) for name in _REPEATED_TEXTS}
+    columns["external_id"] = wire.distinct_text(batch.external_id)
+    columns["logged_in"] = wire.bool_elements(batch.logged_in)
+    columns["features"] = wire.byte_elements(batch.features)
+    return columns
+
+
+def _canonical_rows(fixed: dict[str, Any], others: dict[str, list[bytes]]) -> list[bytes]:
+    parts: list[Sequence[bytes]] = []
+    for names in (canonical.CLICK_COLUMNS, canonical.DECISION_COLUMNS):
+        parts.append(_block(fixed, [name for name in names if name in fixed]).rows())
+        parts += [others[name] for name in names if name in others]
+    return list(map(b"".join, zip(*parts, strict=True)))
+
+
+def _block(fixed: dict[str, Any], names: Sequence[str], composite_fields: int = 0) -> wire.FixedBlock:
+    columns = [(name, _FORMS[name], fixed[name]) for name in names]
+    return wire.FixedBlock(columns, composite_fields=composite_fields)

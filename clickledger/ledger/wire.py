@@ -26,6 +26,9 @@ BOOL_ELEMENT = {None: NULL, False: _LENGTH.pack(1) + b"\x00", True: _LENGTH.pack
 UUID, INT4, INT8, FLOAT4, BOOL, DIGEST = "V16", ">i4", ">i8", ">f4", "u1", "V32"
 ELEMENT_OIDS = {UUID: 2950, INT4: 23, INT8: 20, FLOAT4: 700, BOOL: 16, DIGEST: 17}
 TEXT_OID, BYTEA_OID = 25, 17
+# Of types that only this database knows: the server compares a sent oid with the expected one among its built-in types.
+ANY_OID = 0x7FFFFFFF
+CACHED_TEXTS_MAX = 65_536
 
 
 class WireArray:
@@ -35,6 +38,12 @@ class WireArray:
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
+
+
+class CompositeArray(WireArray):
+    """An array of a composite type of this database, which the server knows by the parameter's place."""
+
+    oid = 0
 
 
 class _WireDumper(Dumper):
@@ -61,25 +70,43 @@ _ARRAYS = {
 }
 
 
+psycopg.adapters.register_dumper(CompositeArray, type("CompositeArrayDumper", (_WireDumper,), {"oid": 0}))
+
+
 def _array(oid: int, count: int, elements: bytes) -> WireArray:
     return _ARRAYS[oid](_HEADER.pack(1, 1, oid, count, 1) + elements)
+
+
+@lru_cache(maxsize=256)
+def _empty_row(forms: tuple[str, ...], composite_fields: int) -> NDArray[Any]:
+    """One row of a block, lengths in place; as the head of a composite also the count of fields and their oids."""
+    layout: list[tuple[str, str]] = [("fields", ">i4")] if composite_fields else []
+    for i, form in enumerate(forms):
+        layout += [(f"oid{i}", ">u4")] if composite_fields else []
+        layout += [(f"length{i}", ">i4"), (f"value{i}", form)]
+    row = np.zeros(1, dtype=layout)
+    for i, form in enumerate(forms):
+        row[f"length{i}"] = np.dtype(form).itemsize
+        if composite_fields:
+            row[f"oid{i}"] = ELEMENT_OIDS[form]
+    if composite_fields:
+        row["fields"] = composite_fields
+    return row
 
 
 class FixedBlock:
     """Fixed-width columns of n rows, each value behind its length, laid out row by row in the order given.
 
-    `columns` is (name, wire form, values) with n values each; a name may repeat.
+    `columns` is (name, wire form, values) with n values each; a name may repeat. With `composite_fields` a row is the
+    head of a composite value of so many fields: their count, and each value's oid before its length.
     """
 
-    def __init__(self, columns: Sequence[tuple[str, str, Any]]) -> None:
-        fields: list[tuple[str, str]] = []
-        for i, (_, form, _) in enumerate(columns):
-            fields += [(f"length{i}", ">i4"), (f"value{i}", form)]
+    def __init__(self, columns: Sequence[tuple[str, str, Any]], *, composite_fields: int = 0) -> None:
         self.count = len(columns[0][2])
         self._forms = {name: (i, form) for i, (name, form, _) in enumerate(columns)}
-        self._block: NDArray[Any] = np.empty(self.count, dtype=fields)
-        for i, (_, form, values) in enumerate(columns):
-            self._block[f"length{i}"] = np.dtype(form).itemsize
+        empty = _empty_row(tuple([form for _, form, _ in columns]), composite_fields)
+        self._block: NDArray[Any] = np.repeat(empty, self.count)
+        for i, (_, _, values) in enumerate(columns):
             self._block[f"value{i}"] = values
 
     def array(self, name: str) -> WireArray:
@@ -105,21 +132,29 @@ def opaque(values: Sequence[bytes], form: str) -> NDArray[Any]:
     return np.frombuffer(joined, dtype=form)
 
 
-@lru_cache(maxsize=65536)
-def _short_text_element(value: str) -> bytes:
-    raw = value.encode()
-    return _LENGTH.pack(len(raw)) + raw
+class _TextElements(dict[str, bytes]):
+    """Elements of texts seen before: a dictionary, since a cached function costs three times as much for each value."""
+
+    def __missing__(self, value: str) -> bytes:
+        if len(self) >= CACHED_TEXTS_MAX:
+            self.clear()
+        raw = value.encode()
+        element = self[value] = _LENGTH.pack(len(raw)) + raw
+        return element
+
+
+_text_elements = _TextElements()
 
 
 def repeated_text(values: Iterable[str]) -> list[bytes]:
     """Elements of a text column whose values repeat (labels, ids of few entities)."""
-    return [_short_text_element(value) for value in values]
+    return list(map(_text_elements.__getitem__, values))
 
 
 def distinct_text(values: Iterable[str]) -> list[bytes]:
     """Elements of a text column whose values are mostly unique."""
     pack = _LENGTH.pack
-    return [pack(len(raw)) + raw for raw in [value.encode() for value in values]]
+    return [pack(len(raw)) + raw for raw in map(str.encode, values)]
 
 
 def byte_elements(values: Iterable[bytes]) -> list[bytes]:
@@ -136,3 +171,11 @@ def bool_elements(values: Iterable[bool | None]) -> list[bytes]:
 def array_of(elements: Sequence[bytes], oid: int) -> WireArray:
     """Ready elements as an array parameter of the given element type."""
     return _array(oid, len(elements), b"".join(elements))
+
+
+def composite_array(heads: FixedBlock, columns: Sequence[Sequence[bytes]]) -> CompositeArray:
+    """n composite values as an array parameter: `heads` made with `composite_fields`, then ready elements by column."""
+    field, pack = ANY_OID.to_bytes(4), _LENGTH.pack
+    values = map(field.join, zip(heads.rows(), *columns, strict=True))
+    elements = b"".join([pack(len(value)) + value for value in values])
+    return CompositeArray(_HEADER.pack(1, 0, ANY_OID, heads.count, 1) + elements)

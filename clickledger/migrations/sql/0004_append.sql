@@ -1,14 +1,19 @@
 -- One call appends a micro-batch: clicks, decisions, leaves and their log entry, idempotently and fenced.
+
+-- What a batch says of one click. The type is the wire form of an argument and nothing is stored as it.
+CREATE TYPE decided_click AS (
+    click_id uuid, user_key uuid, session_key uuid, ip_key uuid, cost_micros bigint, seq bigint, intake_digest bytea,
+    model_version integer, calibration_version integer, score real, threshold real,
+    source text, external_id text, device text, device_kind text, advertiser_id text, campaign_id text, currency text,
+    logged_in boolean, slice text, features bytea, verdict verdict, reason text);
+
 -- The client sends rows in click id order without repeated ids, and one 32-byte leaf per row.
 -- new_ordinals: ordinals (from 1) of the rows that were new, NULL when all were; position NULL when none was.
+-- All rows are new as a rule, so they are inserted unseen and a collision makes it look them up: that costs half of what
+-- ON CONFLICT does, but leaves dead rows behind. p_known_likely makes it look first.
 CREATE FUNCTION append_batch(
     p_actor text, p_deployment_epoch integer, p_counter_epoch integer, p_feature_schema integer,
-    p_click_id uuid[], p_user_key uuid[], p_session_key uuid[], p_ip_key uuid[], p_cost_micros bigint[],
-    p_seq bigint[], p_intake_digest bytea[], p_model_version integer[], p_calibration_version integer[],
-    p_score real[], p_threshold real[],
-    p_source text[], p_external_id text[], p_device text[], p_device_kind text[], p_advertiser_id text[],
-    p_campaign_id text[], p_currency text[], p_logged_in boolean[], p_slice text[], p_features bytea[],
-    p_verdict text[], p_reason text[], p_leaves bytea,
+    p_rows decided_click[], p_leaves bytea, p_known_likely boolean,
     OUT "position" bigint, OUT recorded_at timestamptz, OUT new_count integer, OUT new_ordinals integer[])
     LANGUAGE plpgsql
     -- plans are cached per session, perhaps made while the tables were empty: pin what is right at every size
@@ -18,27 +23,45 @@ DECLARE
     v_position bigint;
     v_revoked bigint;
     v_epoch integer;
-    v_leaves bytea := p_leaves;
+    v_look boolean := p_known_likely;
+    v_ids uuid[];
+    v_known uuid[];
 BEGIN
     PERFORM take_log_lock();
     SELECT coalesce(max(l.position), 0) + 1 INTO v_position FROM log l;
 
-    INSERT INTO clicks (click_id, log_position, source, external_id, user_key, session_key, ip_key, device, device_kind,
-                        advertiser_id, campaign_id, cost_micros, currency, logged_in, slice, intake_digest, features,
-                        feature_schema, counter_epoch, seq)
-    SELECT u.click_id, v_position, u.source, u.external_id, u.user_key, u.session_key, u.ip_key, u.device, u.device_kind,
-           u.advertiser_id, u.campaign_id, u.cost_micros, u.currency, u.logged_in, u.slice, u.intake_digest, u.features,
-           p_feature_schema, p_counter_epoch, u.seq
-    FROM unnest(p_click_id, p_source, p_external_id, p_user_key, p_session_key, p_ip_key, p_device, p_device_kind,
-                p_advertiser_id, p_campaign_id, p_cost_micros, p_currency, p_logged_in, p_slice, p_intake_digest,
-                p_features, p_seq)
-         AS u (click_id, source, external_id, user_key, session_key, ip_key, device, device_kind,
-               advertiser_id, campaign_id, cost_micros, currency, logged_in, slice, intake_digest, features, seq)
-    ON CONFLICT (click_id) DO NOTHING;
-    GET DIAGNOSTICS new_count = ROW_COUNT;
-    IF new_count = 0 THEN
-        RETURN;
-    END IF;
+    LOOP
+        IF v_look THEN
+            v_ids := ARRAY(SELECT u.click_id FROM unnest(p_rows) u);
+            SELECT array_agg(c.click_id) INTO v_known FROM clicks c
+            WHERE c.click_id = ANY (v_ids) AND c.click_id BETWEEN v_ids[1] AND v_ids[cardinality(v_ids)];
+            IF cardinality(v_known) = cardinality(v_ids) THEN
+                new_count := 0;
+                RETURN;
+            END IF;
+            IF v_known IS NOT NULL THEN
+                new_ordinals := ARRAY(SELECT o FROM generate_subscripts(v_ids, 1) o WHERE v_ids[o] <> ALL (v_known) ORDER BY o);
+                p_rows := ARRAY(SELECT p_rows[o] FROM unnest(new_ordinals) o ORDER BY o);
+                SELECT string_agg(substr(p_leaves, (o - 1) * 32 + 1, 32), ''::bytea ORDER BY o) INTO p_leaves FROM unnest(new_ordinals) o;
+            END IF;
+        END IF;
+        BEGIN
+            INSERT INTO clicks (click_id, log_position, source, external_id, user_key, session_key, ip_key, device,
+                                device_kind, advertiser_id, campaign_id, cost_micros, currency, logged_in, slice,
+                                intake_digest, features, feature_schema, counter_epoch, seq)
+            SELECT u.click_id, v_position, u.source, u.external_id, u.user_key, u.session_key, u.ip_key, u.device,
+                   u.device_kind, u.advertiser_id, u.campaign_id, u.cost_micros, u.currency, u.logged_in, u.slice,
+                   u.intake_digest, u.features, p_feature_schema, p_counter_epoch, u.seq
+            FROM unnest(p_rows) u;
+            EXIT;
+        EXCEPTION WHEN unique_violation THEN
+            IF v_look THEN  -- the lock keeps everyone else out, so nothing came between looking and inserting
+                RAISE EXCEPTION 'expected every click id once in a batch: %', SQLERRM USING ERRCODE = 'CL003';
+            END IF;
+            v_look := true;
+        END;
+    END LOOP;
+    new_count := cardinality(p_rows);
 
     -- Fencing: only new rows are refused, so an honest retry after a rollback is answered as a repeat.
     SELECT d.revoked_position INTO v_revoked FROM deployments d WHERE d.epoch = p_deployment_epoch;
@@ -53,28 +76,13 @@ BEGIN
         RAISE EXCEPTION 'expected counter epoch %, got %', v_epoch, p_counter_epoch USING ERRCODE = 'CL002', DETAIL = v_epoch::text;
     END IF;
 
-    IF new_count < cardinality(p_click_id) THEN
-        SELECT array_agg(u.ordinal::integer ORDER BY u.ordinal),
-               string_agg(substr(p_leaves, (u.ordinal::integer - 1) * 32 + 1, 32), ''::bytea ORDER BY u.ordinal)
-        INTO new_ordinals, v_leaves
-        FROM unnest(p_click_id) WITH ORDINALITY AS u (click_id, ordinal)
-        JOIN clicks c ON c.click_id = u.click_id AND c.log_position = v_position;
-    END IF;
-
     INSERT INTO decisions (click_id, log_position, line, advertiser_id, campaign_id, cost_micros, currency, slice,
                            deployment_epoch, model_version, calibration_version, score, threshold, verdict, reason, carried)
-    SELECT u.click_id, v_position,
-           CASE WHEN new_ordinals IS NULL THEN u.ordinal ELSE array_position(new_ordinals, u.ordinal::integer) END - 1,
-           u.advertiser_id, u.campaign_id, u.cost_micros, u.currency, u.slice,
-           p_deployment_epoch, u.model_version, u.calibration_version, u.score, u.threshold, u.verdict::verdict, u.reason, false
-    FROM unnest(p_click_id, p_advertiser_id, p_campaign_id, p_cost_micros, p_currency, p_slice, p_model_version,
-                p_calibration_version, p_score, p_threshold, p_verdict, p_reason)
-         WITH ORDINALITY
-         AS u (click_id, advertiser_id, campaign_id, cost_micros, currency, slice, model_version,
-               calibration_version, score, threshold, verdict, reason, ordinal)
-    WHERE new_ordinals IS NULL OR u.ordinal::integer = ANY (new_ordinals);
+    SELECT u.click_id, v_position, u.ordinality - 1, u.advertiser_id, u.campaign_id, u.cost_micros, u.currency, u.slice,
+           p_deployment_epoch, u.model_version, u.calibration_version, u.score, u.threshold, u.verdict, u.reason, false
+    FROM unnest(p_rows) WITH ORDINALITY u;
 
-    INSERT INTO leaves VALUES (v_position, v_leaves);
+    INSERT INTO leaves VALUES (v_position, p_leaves);
     SELECT w.position, w.recorded_at INTO "position", recorded_at
-    FROM write_entry('clicks_decided', p_actor, '', '{}', new_count, sha256(v_leaves)) w;
+    FROM write_entry('clicks_decided', p_actor, '', '{}', new_count, sha256(p_leaves)) w;
 END $$;

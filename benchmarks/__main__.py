@@ -1,0 +1,34 @@
+"""`python -m benchmarks [NAME...] [--quick]`: measure, print one table, write the results down."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from benchmarks import ground, report
+from benchmarks.ground import Result, say
+
+NAMES = ("append", "publish", "ingest", "latency", "replay")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the named benchmarks, or all. With --quick nothing is written: its figures mean nothing."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="the smallest run of each, no results files")
+    asked = parser.parse_args(words)
+    results: dict[str, Result] = {}
+    with ground.prepared(asked.quick) as place:
+        for name in asked.names or NAMES:
+            say(f"{name}: begins")
+            place.settle()
+            results[name] = importlib.import_module(f"benchmarks.{name}").run(place)
+        if not asked.quick:
+            report.save(results, place)
+    report.show(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Publishing and reverting a run of 10^4, 10^5 and 10^6 corrected decisions, every one a flip and an adjustment.
+
+The clicks are appended through `ledger.append`, the run is done by `recovery.working`, as Celery workers do it, staged
+and compared: nothing about it is special. Each time is that of the whole call, from asking for the log's lock until the
+commit was answered, the first of each size included. Alone, and once beside an appender in a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+
+from benchmarks.corrections import Mistaken
+from benchmarks.ground import Figure, Ground, Result, say
+from benchmarks.models import ACTOR
+from benchmarks.traffic import Traffic
+from clickledger.ledger import append, comparison, database, publication, runs
+from clickledger.recovery import working
+
+ROUNDS = {10**4: 10, 10**5: 4, 10**6: 2}  # by size; each compares anew, which takes far longer than publishing
+QUICK_ROUNDS = {600: 1}
+TARGET_MS = 50.0
+
+
+@dataclass
+class Times:
+    """Milliseconds of each publication and each revert."""
+
+    publishing: list[float] = field(default_factory=list)
+    reverting: list[float] = field(default_factory=list)
+
+    @property
+    def slowest(self) -> float:
+        return max(self.publishing + self.reverting)
+
+
+def run(ground: Ground) -> Result:
+    """Milliseconds of publish and revert by size, alone and beside a live appender."""
+    result = Result()
+    url = ground.fresh_database()
+    slowest = 0.0
+    with database.connect(url) as conn:
+        mistaken = Mistaken(conn)
+        for size, rounds in (QUICK_ROUNDS if ground.quick else ROUNDS).items():
+            run_id = _staged(conn, mistaken, size)
+            alone, beside = Times(), Times()
+            for _ in range(rounds):
+                _publish_and_revert(conn, run_id, size, alone)
+            with _appender(url, mistaken.epoch):
+                _publish_and_revert(conn, run_id, size, beside)
+            slowest = max(slowest, alone.slowest)
+            _note(result, size, alone, beside)
+    target = f"at most {TARGET_MS:.0f} ms"
+    result.figures.append(Figure("slowest of all, alone", slowest, "ms", "", target, slowest <= TARGET_MS))
+    result.keys["publish_ms_max"] = round(slowest, 2)
+    return result
+
+
+def _note(result: Result, size: int, alone: Times, beside: Times) -> None:
+    for what, times, other in (
+        ("publishing", alone.publishing, beside.publishing),
+        ("reverting", alone.reverting, beside.reverting),
+    ):
+        note = f"median of {len(times)}; slowest {max(times):.1f} ms; beside a busy appender {max(other):.1f} ms"
+        result.figures.append(Figure(f"{what} {size:,} corrected decisions", statistics.median(times), "ms", note))
+
+
+def _staged(conn: database.Connection, mistaken: Mistaken, size: int) -> int:
+    """A staged run over `size` clicks."""
+    lo, hi = mistaken.append(size)
+    say(f"publish: replaying {size:,} clicks")
+    stable = mistaken.stable
+    run = runs.plan(
+        conn, lo, hi, model_version=stable.model, calibration_version=stable.calibration, actor=ACTOR, reason="measured"
+    )
+    working.work(conn, run.run_id, "benchmark", lease_seconds=600.0, seconds=3600.0)
+    runs.stage(conn, run.run_id, ACTOR)
+    return run.run_id
+
+
+def _publish_and_revert(conn: database.Connection, run_id: int, size: int, times: Times) -> None:
+    say(f"publish: comparing {size:,} decisions")
+    compared = comparison.compare(conn, run_id, ACTOR)  # what was published since makes an older comparison stale
+    if compared.summary["flips"] != size:
+        raise RuntimeError(f"expected {size} flips, got {compared.summary['flips']}")
+    began = time.perf_counter()
+    publication.publish(conn, run_id, compared.digest, ACTOR, "measured")
+    published = time.perf_counter()
+    publication.revert(conn, run_id, ACTOR, "measured")
+    times.publishing.append((published - began) * 1000)
+    times.reverting.append((time.perf_counter() - published) * 1000)
+
+
+@contextmanager
+def _appender(url: str, epoch: int) -> Iterator[None]:
+    """Appends batches of 256 as fast as it can while the block lasts, from a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    appending, enough = context.Event(), context.Event()
+    process = context.Process(target=_append_until, args=(url, epoch, appending, enough), daemon=True)
+    process.start()
+    try:
+        if not appending.wait(60):
+            raise RuntimeError("the appender did not begin")
+        yield
+    finally:
+        enough.set()
+        process.join(60)
+
+
+def _append_until(url: str, epoch: int, appending: Event, enough: Event) -> None:
+    traffic = Traffic(deployment_epoch=epoch, lane=9)
+    with database.connect(url) as conn:
+        while not enough.is_set():
+            append.append(conn, traffic.batch(256), actor=ACTOR)
+            appending.set()

@@ -1,0 +1,64 @@
+"""Known clicks among new ones: the same answer whether the server inserts unseen or looks first."""
+
+from __future__ import annotations
+
+import pytest
+from batches import batch, clicks
+
+from clickledger import errors
+from clickledger.ledger import append, audit, database
+from clickledger.ledger.records import encode
+
+COUNT_CLICKS = "SELECT count(*), count(DISTINCT click_id) FROM clicks"
+
+
+def call(conn: database.Connection, rows: list[int], look: bool) -> tuple[object, ...]:
+    """append_batch itself with the numbered clicks; (new_count, new_ordinals)."""
+    made = clicks(10)
+    chosen = batch(sorted((made[i] for i in rows), key=lambda row: row.click_id))
+    encoded = encode(chosen)
+    parameters = ("tests", 0, 1, 1, encoded.clicks, encoded.leaves, look)
+    with database.translated():
+        found = conn.execute(append.APPEND_BATCH, parameters).fetchone()
+    assert found is not None
+    return tuple(found[2:])
+
+
+@pytest.fixture
+def ledger(conn: database.Connection) -> database.Connection:
+    """A ledger that holds clicks 0, 4 and 7 of ten."""
+    append.append(conn, batch([clicks(10)[i] for i in (0, 4, 7)]), actor="tests")
+    return conn
+
+
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "new", "ordinals"),
+    [([1, 2, 3], 3, None), ([0, 4, 7], 0, None), ([0, 1, 2], 2, [2, 3]), ([3, 4], 1, [1]), ([6, 7, 8], 2, [1, 3])],
+)
+def test_new_rows_are_the_same_however_they_are_found(
+    ledger: database.Connection, rows: list[int], new: int, ordinals: list[int] | None, look: bool
+) -> None:
+    assert call(ledger, rows, look) == (new, ordinals)
+    assert ledger.execute(COUNT_CLICKS).fetchone() == (3 + new, 3 + new)
+    assert audit.verify(ledger).ok
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_an_id_twice_in_one_call_is_refused_and_writes_nothing(ledger: database.Connection, look: bool) -> None:
+    with pytest.raises(errors.InvariantBroken, match="every click id once"):
+        call(ledger, [1, 1, 2], look)
+    assert ledger.execute(COUNT_CLICKS).fetchone() == (3, 3)
+
+
+def test_after_known_clicks_the_next_batches_are_looked_up_first(ledger: database.Connection) -> None:
+    made = clicks(10)
+    wasted = "SELECT sum(n_dead_tup) FROM pg_stat_user_tables WHERE relname LIKE 'clicks_2%'"
+    append.append(ledger, batch([made[0]]), actor="tests")
+    ledger.execute("SELECT pg_stat_force_next_flush()")
+    before = ledger.execute(wasted).fetchone()
+    assert before == (1,)  # the row that met a known click unseen
+    for i in (0, 4, 7):
+        append.append(ledger, batch([made[i]]), actor="tests")
+    ledger.execute("SELECT pg_stat_force_next_flush()")
+    assert ledger.execute(wasted).fetchone() == before
