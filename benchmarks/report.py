@@ -88,7 +88,8 @@ def _revision() -> str:
         command = ["git", "-C", str(FOLDER), *words]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = " with changes" if git("status", "--porcelain") else ""
+    written_here = [f":(exclude,top)benchmarks/{path.name}" for path in (LATEST, RESULTS)]
+    changed = " with changes" if git("status", "--porcelain", "--", ":(top)", *written_here) else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
