@@ -23,8 +23,8 @@ INSERT_SHADOW_SCORES = """
 def write(conn: database.Connection, batch: Batch, position: int, shadow: ShadowDecisions) -> None:
     """Write the shadow's decisions of rows of a batch appended at `position`.
 
-    Not flushed to disk before it returns: what a crash of the server may lose is evidence of a moment, and the flush would
-    delay the decisions of the next batch.
+    Not flushed to disk before it returns: what a crash of the server may lose is evidence of a moment, and waiting for
+    the flush would delay the decisions of the next batch.
     """
     parameters = (position, batch.deployment_epoch, *shadow.versions, *_columns(batch, shadow))
     with conn.transaction():
