@@ -1,8 +1,8 @@
 """Re-scoring: recorded decisions recomputed from their recorded snapshots, which must give the same bits.
 
 Live decisions are checked for their route as well: the model and calibration that the deployment's routing gives for
-the click's slice and user. What was left undecided because its model or route could not be used has no score to compare;
-it must say so and nothing else.
+the click's slice and user. What was left undecided because its model or route could not be used has no score to
+compare; it must say so and nothing else.
 """
 
 from __future__ import annotations
