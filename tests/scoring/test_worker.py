@@ -14,9 +14,10 @@ import redis
 from live_clicks import click, clicks, require_decided_once
 from worker_processes import Workers, until, waiting_backends, workers
 
+from clickledger import errors
 from clickledger.console import home, processes, services, valkey
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import counters, decide, exchange, heartbeat, model, stream, training
+from clickledger.scoring import counter_epochs, counters, decide, exchange, heartbeat, model, stream, training
 from clickledger.scoring.click import Click
 from clickledger.scoring.deciding import MODEL_UNUSABLE
 from clickledger.scoring.exchange import ExchangeConfig
@@ -210,6 +211,24 @@ def test_lost_counters_are_restored_from_the_log_and_nothing_is_doubled(
     assert entry.payload["counter_epoch"] == deployments.current_counter_epoch(conn) == 2
     epochs = conn.execute("SELECT counter_epoch, count(*) FROM clicks GROUP BY 1 ORDER BY 1").fetchall()
     assert epochs == [(1, 500), (2, 500)]
+
+
+def test_restore_that_was_broken_off_is_begun_again(
+    conn: database.Connection, redis_client: redis.Redis, database_url: str, redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def die(*_: object) -> None:
+        raise errors.Unavailable("killed here")
+
+    with worker_here(database_url, redis_url):
+        decided(redis_url, clicks(0, 300))
+    redis_client.hset("cl:state", "epoch", 9)  # the ledger was set back to an earlier state; Valkey runs on
+    with monkeypatch.context() as patch, database.connect(database_url) as dying, pytest.raises(errors.Unavailable):
+        patch.setattr(counters.FeatureCounter, "restore", die)
+        counter_epochs.settle(dying, stream.connect(redis_url), "test")
+    with worker_here(database_url, redis_url):
+        decided(redis_url, clicks(300, 300))
+    require_decided_once(conn, clicks(0, 600))
 
 
 def test_append_counted_on_lost_counters_is_counted_again(
