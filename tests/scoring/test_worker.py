@@ -19,6 +19,7 @@ from clickledger.console import home, processes, services, valkey
 from clickledger.ledger import database, deployments, log
 from clickledger.scoring import counter_epochs, counters, decide, exchange, heartbeat, model, stream, training
 from clickledger.scoring.click import Click
+from clickledger.scoring.consuming import Consumer, Message
 from clickledger.scoring.deciding import MODEL_UNUSABLE
 from clickledger.scoring.exchange import ExchangeConfig
 from clickledger.scoring.stream import Answer
@@ -196,6 +197,27 @@ def test_message_that_is_no_click_is_put_aside_and_the_others_are_decided(
     assert all(part in reason for part, reason in zip(expected, reasons, strict=True)), reasons
     [told] = stream.Replies(stream.connect(redis_url), "cl:replies:test").read(0)
     assert (told.key, told.outcome) == ("poison", "rejected")
+
+
+def test_message_never_leaves_its_group_without_leaving_the_stream(redis_client: redis.Redis, redis_url: str) -> None:
+    redis_client.execute_command("ACL", "SETUSER", "broken_off", "on", ">x", "~*", "+@all", "-xdel")
+    stream.put(redis_client, clicks(0, 1))
+    # What comes from XDEL on is as if it had never been sent.
+    with redis.Redis.from_url(redis_url, username="broken_off", password="x") as client:
+        consumer = Consumer(client, "scoring-1")
+        consumer.join()
+        [message] = consumer.take(10, 0)
+        with pytest.raises(redis.RedisError):
+            consumer.settle([message], [answer_to(message)])
+    redis_client.execute_command("ACL", "DELUSER", "broken_off")
+    consumer = Consumer(redis_client, "scoring-1")
+    [again] = consumer.take(10, 0)
+    consumer.settle([again], [answer_to(again)])
+    assert stream.backlog(redis_client) == 0
+
+
+def answer_to(message: Message) -> Answer:
+    return Answer(message.key, message.click.click_id, "new", "valid", "", 2, 1, 1.0)
 
 
 def test_lost_counters_are_restored_from_the_log_and_nothing_is_doubled(
