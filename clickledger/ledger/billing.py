@@ -12,14 +12,16 @@ from clickledger.ledger import database, log
 
 FIELDS = (
     "position", "line", "entry_kind", "click_id", "advertiser_id", "campaign_id", "currency", "amount_micros",
-    "write_off_micros", "from_verdict", "to_verdict", "original_period", "run_id",
+    "write_off_micros", "from_verdict", "to_verdict", "original_period", "posting_period", "run_id",
 )  # fmt: skip
-SELECT_FEED = (
-    "SELECT position, line, entry_kind, click_id, advertiser_id, campaign_id, currency, amount_micros, "
-    "write_off_micros, from_verdict::text, to_verdict::text, original_period, run_id FROM billing_entries "
-    "WHERE position >= %(position)s AND position <= %(end)s AND (position, line) > (%(position)s, %(line)s) "
-    "ORDER BY position, line LIMIT %(limit)s"
-)
+SELECT_LINES = """
+    SELECT position, line, entry_kind, click_id, advertiser_id, campaign_id, currency, amount_micros, write_off_micros,
+           from_verdict::text, to_verdict::text, original_period, posting_period, run_id
+    FROM billing_entries"""
+SELECT_FEED = f"""{SELECT_LINES}
+    WHERE position >= %(position)s AND position <= %(end)s AND (position, line) > (%(position)s, %(line)s)
+    ORDER BY position, line LIMIT %(limit)s"""
+SELECT_LINES_OF_CLICK = f"{SELECT_LINES} WHERE click_id = %s ORDER BY position, line"
 # The last position of a page: entries after the cursor's own for `limit` lines, so that it reads a bounded range.
 SELECT_PAGE_END = """
     SELECT max(position) FROM (
@@ -126,9 +128,4 @@ def close_period(conn: database.Connection, period: str, actor: str, reason: str
 
 def lines_of(conn: database.Connection, click_id: uuid.UUID) -> list[dict[str, Any]]:
     """Everything billing was told of one click, in order."""
-    query = (
-        "SELECT position, line, entry_kind, click_id, advertiser_id, campaign_id, currency, amount_micros, "
-        "write_off_micros, from_verdict::text, to_verdict::text, original_period, run_id FROM billing_entries "
-        "WHERE click_id = %s ORDER BY position, line"
-    )
-    return [dict(zip(FIELDS, row, strict=True)) for row in conn.execute(query, (click_id,))]
+    return [dict(zip(FIELDS, row, strict=True)) for row in conn.execute(SELECT_LINES_OF_CLICK, (click_id,))]

@@ -114,8 +114,6 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     with database.translated():
         compared_at, totals = _compute(conn, run, adjustment_set)
     summary = {name: sum(row[name] for row in totals) for name in SUMMED}
-    if summary["clicks"] != run.row_count:
-        raise errors.InvariantBroken(f"run {run_id}: expected {run.row_count} clicks compared, got {summary['clicks']}")
     summary |= {
         "run_id": run_id,
         "positions": [run.lo, run.hi],
@@ -148,7 +146,10 @@ def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID
         }
         for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
             conn.execute(statement.format(**parts).encode())
-        return head.position, totals_of(conn, adjustment_set)
+        totals = totals_of(conn, adjustment_set)
+        if (compared := sum(row["clicks"] for row in totals)) != run.row_count:  # rolls the lines back as well
+            raise errors.InvariantBroken(f"run {run.run_id}: expected {run.row_count} clicks compared, got {compared}")
+        return head.position, totals
 
 
 def _layers(conn: database.Connection, run: runs.Run) -> str:

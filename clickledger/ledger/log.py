@@ -27,6 +27,8 @@ SELECT_ENTRIES = """
 SELECT_HEAD = "SELECT position, chain_hash, recorded_at FROM log ORDER BY position DESC LIMIT 1"
 WRITE_ENTRY = "SELECT position, recorded_at, chain_hash FROM write_entry(%s, %s, %s, %s, %s, %s)"
 
+NO_LIMIT = (1 << 63) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

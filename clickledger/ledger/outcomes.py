@@ -57,7 +57,7 @@ def _check(outcome: Outcome) -> None:
     click = uuid.UUID(bytes=outcome.click_id)
     if not 0 <= outcome.value_micros <= INT64_MAX:
         raise errors.InvalidInput(f"outcome of click {click}: value_micros expected >= 0, got {outcome.value_micros}")
-    if abs(outcome.occurred_at_ms) > INT64_MAX:
+    if not -INT64_MAX - 1 <= outcome.occurred_at_ms <= INT64_MAX:
         raise errors.InvalidInput(f"outcome of click {click}: occurred_at_ms out of range: {outcome.occurred_at_ms}")
     try:
         outcome.kind.encode()

@@ -31,7 +31,7 @@ QUERIES = {
 def differences(conn: database.Connection) -> list[str]:
     """What the caches hold beyond or short of the fold of the log, one line per row; empty when they agree."""
     with database.snapshot(conn):
-        entries = log.read(conn, kinds=KINDS)
+        entries = log.read(conn, kinds=KINDS, limit=log.NO_LIMIT)
         expected = fold((e.position, e.kind, e.payload_text) for e in entries).tables()
         cached = {table: {tuple(row) for row in conn.execute(query)} for table, query in QUERIES.items()}
     found = []

@@ -16,6 +16,7 @@ from clickledger import errors
 from clickledger.ledger import canonical, database, log
 
 CHUNK_ROWS = 10_000
+MODE = "rescore"  # on recorded snapshots
 SELECT_BATCHES = """
     SELECT position, row_count FROM log
     WHERE position >= %s AND position < %s AND kind = 'clicks_decided' ORDER BY position"""
@@ -76,7 +77,7 @@ def plan(
     calibration_version: int,
     actor: str,
     reason: str,
-    mode: str = "rescore",
+    mode: str = MODE,
     scope: dict[str, list[str]] | None = None,
     incident_id: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -86,6 +87,8 @@ def plan(
     Raises InvalidInput when the range is not below the head, NotFound without such a calibration, Refused when the
     range holds no click.
     """
+    if mode != MODE:
+        raise errors.InvalidInput(f"mode: expected {MODE}, got {mode!r}")
     head = log.head(conn)
     if not 1 <= lo < hi <= head.position + 1:
         raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")

@@ -173,3 +173,13 @@ def test_rollback_of_a_model_bills_nothing(conn: database.Connection) -> None:
     before = billing.feed_total(conn)
     deployments.begin_counter_epoch(conn, {}, "tests", "")
     assert billing.feed_total(conn) == before
+
+
+def test_late_charge_into_a_closed_month_posts_to_the_month_it_was_recorded_in(conn: database.Connection) -> None:
+    append.append(conn, batch(clicks(1, day="2024-03-10")), actor="tests")
+    billing.close_period(conn, "2024-03", "tests")
+    append.append(conn, batch(clicks(1, day="2024-03-11", start=1)), actor="tests")
+    first, late = billing.read(conn).entries
+    recorded = log.head(conn).recorded_at
+    assert (first["original_period"], first["posting_period"]) == ("2024-03", "2024-03")
+    assert (late["original_period"], late["posting_period"]) == ("2024-03", f"{recorded:%Y-%m}")

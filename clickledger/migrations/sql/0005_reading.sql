@@ -44,6 +44,11 @@ BEGIN
     END IF;
 END $$;
 
+-- The month, UTC, in which an entry was recorded: what a late charge or a reversal posts to when its own month is closed.
+CREATE FUNCTION recorded_period(p_position bigint) RETURNS text
+    LANGUAGE sql STABLE AS $$
+    SELECT to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM log WHERE position = p_position $$;
+
 -- One feed in one order (position, line): charges as decided, then what publications and reverts changed.
 -- A back-charge into a period that is closed by then does not post; it is written off, in its own column. What was written
 -- off is taken back in that column too: nobody is credited for what was never charged. For a reversal that is so when the
@@ -51,17 +56,23 @@ END $$;
 CREATE VIEW billing_entries AS
     SELECT d.log_position AS position, d.line::bigint AS line, 'charge' AS entry_kind, d.click_id, d.advertiser_id, d.campaign_id,
            d.currency, d.cost_micros AS amount_micros, 0::bigint AS write_off_micros, NULL::verdict AS from_verdict,
-           d.verdict AS to_verdict, click_period(d.click_id) AS original_period, NULL::bigint AS run_id
-    FROM decisions d WHERE d.verdict = 'valid'
+           d.verdict AS to_verdict, o.period AS original_period,
+           CASE WHEN b.period IS NULL THEN o.period ELSE recorded_period(d.log_position) END AS posting_period,
+           NULL::bigint AS run_id
+    FROM decisions d
+    CROSS JOIN LATERAL (SELECT click_period(d.click_id) AS period) o
+    LEFT JOIN billing_periods b ON b.period = o.period AND b.closed_position < d.log_position
+    WHERE d.verdict = 'valid'
     UNION ALL
     SELECT p.position, a.line, 'adjustment', a.click_id, a.advertiser_id, a.campaign_id, a.currency, a.amount_micros,
-           a.write_off_micros, a.from_verdict, a.to_verdict, a.original_period, p.run_id
+           a.write_off_micros, a.from_verdict, a.to_verdict, a.original_period, a.posting_period, p.run_id
     FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
     UNION ALL
     SELECT p.reverted_position, a.line, 'reversal', a.click_id, a.advertiser_id, a.campaign_id, a.currency,
            CASE WHEN closed.written_off THEN 0 ELSE -a.amount_micros END,
            CASE WHEN closed.written_off THEN -a.amount_micros ELSE -a.write_off_micros END,
-           a.to_verdict, a.from_verdict, a.original_period, p.run_id
+           a.to_verdict, a.from_verdict, a.original_period,
+           CASE WHEN b.period IS NULL THEN a.original_period ELSE recorded_period(p.reverted_position) END, p.run_id
     FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
     LEFT JOIN billing_periods b ON b.period = a.original_period AND b.closed_position < p.reverted_position
     CROSS JOIN LATERAL (
