@@ -10,6 +10,7 @@ from clickledger.console import output
 from clickledger.ledger import database, deployments
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
+from clickledger.scoring.deciding import MODEL_UNUSABLE
 
 Story = dict[str, Any]
 
@@ -37,7 +38,7 @@ def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
 
 
 def _judge(conn: database.Connection, decision: dict[str, Any]) -> tuple[models_.Model | None, dict[str, float]]:
-    if decision["model_version"] == 0:
+    if decision["model_version"] == 0 or decision["reason"] == MODEL_UNUSABLE:
         return None, {}
     model = models_.from_artefact(deployments.load_artefact(conn, decision["model_version"]))
     return model, deployments.load_thresholds(conn, decision["calibration_version"])

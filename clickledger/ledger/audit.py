@@ -5,14 +5,15 @@ Every check names the entry at which it fails. What needs a model (re-scoring) i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, authority_map, billing, canonical, database, log, rebuild
+from clickledger.ledger import authority, authority_map, canonical, comparison, database, log, rebuild
 
 Progress = Callable[[int, int], None]
 ENTRIES_PER_STEP = 2_000
@@ -36,11 +37,11 @@ COPY_DELAYED = f"""
           FROM delayed_decisions WHERE run_id = {{run_id}} AND log_position >= {{lo}} AND log_position < {{hi}}
           ORDER BY log_position, line) TO STDOUT (FORMAT binary)"""
 COUNTS = {
-    "clicks": "SELECT count(*) FROM clicks WHERE log_position <= %(head)s",
-    "decisions": "SELECT count(*) FROM decisions WHERE log_position <= %(head)s",
-    "outcomes": "SELECT count(*) FROM outcomes WHERE log_position <= %(head)s",
+    "clicks": "SELECT count(*) FROM clicks",
+    "decisions": "SELECT count(*) FROM decisions",
+    "outcomes": "SELECT count(*) FROM outcomes",
 }
-COUNT_LOGGED = "SELECT coalesce(sum(row_count), 0)::bigint FROM log WHERE kind = %(kind)s AND position <= %(head)s"
+COUNT_LOGGED = "SELECT coalesce(sum(row_count), 0)::bigint FROM log WHERE kind = %(kind)s"
 SELECT_LEAVES = "SELECT position, leaves FROM leaves WHERE position >= %s AND position < %s ORDER BY position"
 STRAY_LEAVES = (
     "SELECT l.position FROM leaves l LEFT JOIN log e USING (position) WHERE e.row_count IS NULL OR e.row_count = 0"
@@ -49,9 +50,46 @@ SELECT_RUNS = "SELECT run_id, content_digest FROM replay_runs WHERE content_dige
 SELECT_RUN_CHUNKS = """
     SELECT lower(positions), upper(positions), row_count, content_digest
     FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
-COUNT_AUTHORITATIVE = (
-    "SELECT count(*), count(DISTINCT click_id) FROM authoritative_decisions WHERE log_position <= %(head)s"
-)
+COUNT_AUTHORITATIVE = "SELECT count(*), count(DISTINCT click_id) FROM authoritative_decisions"
+# One statement, so one moment. By campaign: what is moved from one advertiser to another leaves the sum as it was.
+SELECT_UNBALANCED = """
+    SELECT advertiser_id, campaign_id, currency, coalesce(f.told, 0)::bigint, coalesce(b.billed, 0)::bigint
+    FROM (SELECT advertiser_id, campaign_id, currency, sum(amount_micros + write_off_micros) AS told
+          FROM billing_entries GROUP BY 1, 2, 3) f
+    FULL JOIN (SELECT advertiser_id, campaign_id, currency, sum(cost_micros) AS billed
+               FROM authoritative_decisions WHERE verdict = 'valid' GROUP BY 1, 2, 3) b
+    USING (advertiser_id, campaign_id, currency)
+    WHERE coalesce(f.told, 0) <> coalesce(b.billed, 0) ORDER BY 1, 2, 3 LIMIT %s"""
+SELECT_COMPARISONS = "SELECT comparison_id, run_id, adjustment_set, digest, summary FROM comparisons ORDER BY 1"
+# Lines summed again must give the totals, which the log pins; amounts apart from write-offs.
+SELECT_FALSE_TOTAL = """
+    SELECT advertiser_id
+    FROM (SELECT * FROM comparison_totals WHERE adjustment_set = %(set)s) t
+    FULL JOIN (SELECT advertiser_id, slice, currency, sum(amount_micros) AS amount, sum(write_off_micros) AS write_off,
+                      sum(abs(amount_micros)) AS gross, count(*) AS flips
+               FROM adjustments WHERE adjustment_set = %(set)s GROUP BY 1, 2, 3) l
+    USING (advertiser_id, slice, currency)
+    WHERE (t.adjustments_micros, t.write_off_micros, t.gross_micros, t.to_valid + t.to_invalid + t.to_undecided)
+          IS DISTINCT FROM (coalesce(l.amount, 0), coalesce(l.write_off, 0), coalesce(l.gross, 0), coalesce(l.flips, 0))
+    LIMIT 1"""
+# A line must say of its click what the decisions before and after say; each of them has a digest of its own.
+SELECT_FALSE_LINE = """
+    SELECT a.line FROM adjustments a
+    LEFT JOIN delayed_decisions n ON n.run_id = %(run)s AND n.click_id = a.click_id
+    LEFT JOIN decisions d ON a.from_run_id IS NULL AND d.click_id = a.click_id
+    LEFT JOIN delayed_decisions o ON o.run_id = a.from_run_id AND o.click_id = a.click_id
+    WHERE a.adjustment_set = %(set)s
+      AND (a.from_verdict, a.to_verdict, a.advertiser_id, a.campaign_id, a.currency, a.slice, a.original_period,
+           a.amount_micros + a.write_off_micros)
+          IS DISTINCT FROM
+          (coalesce(d.verdict, o.verdict), n.verdict, n.advertiser_id, n.campaign_id, n.currency, n.slice,
+           click_period(a.click_id),
+           CASE WHEN n.verdict = 'valid' THEN n.cost_micros
+                WHEN a.from_verdict = 'valid' THEN -n.cost_micros ELSE 0 END)
+    ORDER BY a.line LIMIT 1"""
+SELECT_FALSE_ARTEFACTS = """
+    SELECT m.model_version FROM models m LEFT JOIN artefacts a USING (digest)
+    WHERE a.content IS NULL OR sha256(a.content) <> m.digest ORDER BY 1"""
 # Counted clicks in seq order: a number used twice, or one missing below clicks that were appended a minute ago.
 SELECT_SEQ_FAULT = """
     SELECT s.seq, s.next FROM (
@@ -96,6 +134,9 @@ def verify(conn: database.Connection, progress: Progress | None = None) -> Repor
     with _reporting(report.check("one authoritative decision per click")), database.snapshot(conn):
         _verify_authority(conn, report)
     _verify_money(conn, report)
+    _verify_comparisons(conn, report)
+    for (version,) in conn.execute(SELECT_FALSE_ARTEFACTS):
+        report.check("artefacts").append(f"model {version}: its artefact is not the one that was registered")
     with _reporting(report.check("folds")):
         report.check("folds").extend(rebuild.differences(conn)[:FAILURES_MAX])
     for seq, following in conn.execute(SELECT_SEQ_FAULT):
@@ -196,10 +237,9 @@ def _verify_counts(conn: database.Connection, report: Report) -> None:
     failures = report.check("digests")
     for table, query in COUNTS.items():
         with database.snapshot(conn):
-            found = _one(conn, query, {"head": report.head})
-            logged = _one(conn, COUNT_LOGGED, {"head": report.head, "kind": kinds[table]})
+            found, logged = _one(conn, query, {}), _one(conn, COUNT_LOGGED, {"kind": kinds[table]})
         if found != logged:
-            failures.append(f"{table}: the log says {logged} rows up to position {report.head}, got {found}")
+            failures.append(f"{table}: the log says {logged} rows, got {found}")
     failures += [f"leaves at position {row[0]}, whose entry has no rows" for row in conn.execute(STRAY_LEAVES)]
 
 
@@ -221,19 +261,36 @@ def _verify_runs(conn: database.Connection, report: Report) -> None:
 def _verify_authority(conn: database.Connection, report: Report) -> None:
     failures = report.check("one authoritative decision per click")
     authority_map.check(authority.in_force(conn))
-    total, distinct = conn.execute(COUNT_AUTHORITATIVE, {"head": report.head}).fetchone() or (0, 0)
-    clicks = _one(conn, COUNTS["clicks"], {"head": report.head})
+    total, distinct = conn.execute(COUNT_AUTHORITATIVE).fetchone() or (0, 0)
+    clicks = _one(conn, COUNTS["clicks"], {})
     if not clicks == total == distinct:
         failures.append(f"expected {clicks} clicks decided once, got {total} decisions of {distinct} clicks")
 
 
 def _verify_money(conn: database.Connection, report: Report) -> None:
+    """What billing was told, campaign by campaign, against what the authoritative decisions bill."""
     failures = report.check("money")
-    with database.snapshot(conn):
-        posted, written_off = billing.feed_total(conn)
-        billed = sum(total.billed_micros for total in billing.totals(conn))
-    if posted + written_off != billed:
-        failures.append(f"the feed posts {posted} and writes off {written_off} micros, the decisions bill {billed}")
+    for advertiser, campaign, currency, told, billed in conn.execute(SELECT_UNBALANCED, (FAILURES_MAX,)):
+        failures.append(
+            f"advertiser {advertiser}, campaign {campaign}: the feed posts and writes off {told} micros {currency}, "
+            f"the decisions bill {billed}"
+        )
+
+
+def _verify_comparisons(conn: database.Connection, report: Report) -> None:
+    """Every adjustment line and total, which publications put in the feed, against the digest in the log."""
+    failures = report.check("comparisons")
+    for number, run_id, adjustment_set, digest, summary in conn.execute(SELECT_COMPARISONS).fetchall():
+        lines: dict[str, Any] = {"set": adjustment_set, "run": run_id}
+        totals = comparison.totals_of(conn, adjustment_set)
+        if comparison.digest_of(summary) != bytes(digest):
+            failures.append(f"comparison {number}: its summary does not give the digest recorded in the log")
+        elif comparison.totals_digest(totals) != json.loads(summary)["totals_digest"]:
+            failures.append(f"comparison {number}: its totals are not the ones that were recorded")
+        if row := conn.execute(SELECT_FALSE_TOTAL, lines).fetchone():
+            failures.append(f"comparison {number}: its adjustments do not give the totals of advertiser {row[0]}")
+        if row := conn.execute(SELECT_FALSE_LINE, lines).fetchone():
+            failures.append(f"comparison {number}: line {row[0]} is not what the decisions say of its click")
 
 
 def _one(conn: database.Connection, query: str, parameters: dict[str, int | str]) -> int:

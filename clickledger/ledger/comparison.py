@@ -122,10 +122,10 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
         "compared_at_position": compared_at,
         "flips": summary["to_valid"] + summary["to_invalid"] + summary["to_undecided"],
         "content_digest": run.content_digest.hex(),
-        "totals_digest": hashlib.sha256(canonical.canonical_json(totals).encode()).hexdigest(),
+        "totals_digest": totals_digest(totals),
     }
     text = canonical.canonical_json(summary)
-    digest = hashlib.sha256(b"clickledger:comparison:1" + text.encode()).digest()
+    digest = digest_of(text)
     with log.writing(conn) as writer:
         entry = writer.record("replay_compared", summary | {"digest": digest.hex()}, actor)
         writer.execute(INSERT_COMPARISON, (entry.position, run_id, adjustment_set, compared_at, digest, text))
@@ -148,7 +148,7 @@ def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID
         }
         for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
             conn.execute(statement.format(**parts).encode())
-        return head.position, _totals(conn, adjustment_set)
+        return head.position, totals_of(conn, adjustment_set)
 
 
 def _layers(conn: database.Connection, run: runs.Run) -> str:
@@ -157,7 +157,18 @@ def _layers(conn: database.Connection, run: runs.Run) -> str:
     return f"'{{{','.join(str(run_id) for run_id in sorted(run_ids))}}}'::bigint[]"
 
 
-def _totals(conn: database.Connection, adjustment_set: uuid.UUID) -> list[dict[str, Any]]:
+def digest_of(summary: str) -> bytes:
+    """The name of a comparison: 32 bytes over its summary, canonical JSON."""
+    return hashlib.sha256(b"clickledger:comparison:1" + summary.encode()).digest()
+
+
+def totals_digest(totals: list[dict[str, Any]]) -> str:
+    """What a summary says of its totals."""
+    return hashlib.sha256(canonical.canonical_json(totals).encode()).hexdigest()
+
+
+def totals_of(conn: database.Connection, adjustment_set: uuid.UUID) -> list[dict[str, Any]]:
+    """The totals of an adjustment set, one for each advertiser, slice and currency, in this order."""
     rows = conn.execute(SELECT_TOTALS, (adjustment_set,))
     return [dict(zip(TOTAL_COLUMNS, row, strict=True)) for row in rows]
 
@@ -178,5 +189,5 @@ def latest(conn: database.Connection, run_id: int) -> Comparison:
     if row is None:
         raise errors.NotFound(f"run {run_id} was not compared yet")
     comparison_id, _, adjustment_set, compared_at, digest, text = row
-    totals = _totals(conn, adjustment_set)
+    totals = totals_of(conn, adjustment_set)
     return Comparison(comparison_id, run_id, adjustment_set, compared_at, bytes(digest).hex(), json.loads(text), totals)

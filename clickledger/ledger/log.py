@@ -82,7 +82,7 @@ class Writer:
         leaf_bytes: bytes = b"",
     ) -> Entry:
         """Append one entry; `leaf_bytes` are the leaves of the rows written with it, 32 bytes each."""
-        text = _encoded(kind, payload)
+        text = _encoded(kind, payload, actor, reason)
         if not actor:
             raise errors.InvalidInput(f"actor: expected who does this, got an empty name for {kind}")
         count, digest = len(leaf_bytes) // canonical.LEAF_BYTES, canonical.content_digest(leaf_bytes)
@@ -100,10 +100,12 @@ class Writer:
         return cursor.fetchall() if cursor.description else []
 
 
-def _encoded(kind: str, payload: dict[str, Any]) -> str:
+def _encoded(kind: str, payload: dict[str, Any], actor: str, reason: str) -> str:
+    """The payload's text; a shell passes bytes that are no text as lone surrogates, which have no encoding."""
     try:
         text = canonical.canonical_json(payload)
-        text.encode()
+        for written in (text, actor, reason):
+            written.encode()
     except (TypeError, ValueError) as error:
         raise errors.InvalidInput(f"{kind} cannot be recorded: {error}") from error
     return text

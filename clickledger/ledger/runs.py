@@ -151,7 +151,10 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
 
     Raises Refused while chunks are missing, InvariantBroken when rows and manifest differ.
     """
-    run = get(conn, run_id)
+    get(conn, run_id)
+    # Chunks first, then their rows: what is done stays done, and its rows were committed with it. The count takes as
+    # long as the run is large, so it is made before the lock.
+    chunks = conn.execute(SELECT_CHUNKS, (run_id,)).fetchall()
     counted = conn.execute(COUNT_STAGED, (run_id,)).fetchone()
     with log.writing(conn) as writer:
         run = Run(*writer.execute(SELECT_RUN, (run_id,))[0])
@@ -159,7 +162,6 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
             return run
         if run.status != "planned":
             raise errors.Refused(f"run {run_id}: expected status planned, got {run.status}")
-        chunks = writer.execute(SELECT_CHUNKS, (run_id,))
         if missing := sum(status != "done" for *_, status in chunks):
             raise errors.Refused(f"run {run_id}: expected all {len(chunks)} chunks done, {missing} are not")
         done = sum(row_count for _, _, row_count, _, _ in chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clickledger import errors
 from clickledger.ledger import comparison, database, publication, runs
 from clickledger.ledger.publication import Published
 from clickledger.recovery import incidents, progress
@@ -49,9 +50,14 @@ def follow_run(conn: database.Connection, incident: Incident, actor: str) -> Non
     wanted = STATUS_OF_STAGE.get(progress.of_run(conn, incident.run_id).stage)
     if wanted is None or wanted is incident.status:
         return
-    if wanted not in incident.status.following:  # between replaying, published and rolled_back lies compared
-        incidents.move(conn, incident.incident_id, Status.COMPARED, actor, f"run {incident.run_id}")
-    incidents.move(conn, incident.incident_id, wanted, actor, f"run {incident.run_id}")
+    try:
+        if wanted not in incident.status.following:  # between replaying, published and rolled_back lies compared
+            incidents.move(conn, incident.incident_id, Status.COMPARED, actor, f"run {incident.run_id}")
+        incidents.move(conn, incident.incident_id, wanted, actor, f"run {incident.run_id}")
+    except errors.Refused:
+        # Somebody moved it meanwhile; who follows later takes it further. What was done to the run is not refused.
+        if incidents.get(conn, incident.incident_id).status is incident.status:
+            raise
 
 
 def _follow(conn: database.Connection, run_id: int, actor: str) -> None:

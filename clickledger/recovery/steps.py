@@ -56,6 +56,10 @@ def advance(conn: database.Connection, policy: Policy, actor: str) -> None:
                 _advance(conn, incident, policy, actor)
             except errors.Refused as refusal:  # waits for somebody; the others go on
                 logger.warning("incident %d stays %s: %s", incident.incident_id, incident.status.value, refusal)
+            except errors.Unavailable:
+                raise
+            except errors.ClickledgerError as error:  # one incident that cannot be helped must not hold up the others
+                logger.error("incident %d stays %s: %s", incident.incident_id, incident.status.value, error)
 
 
 def _advance(conn: database.Connection, incident: Incident, policy: Policy, actor: str) -> None:

@@ -1,7 +1,8 @@
 """The worker's side of the intake stream: take clicks, answer them, let them go.
 
 Invariants:
-- a message leaves the stream only after its click was answered or put aside with a reason;
+- a message leaves the stream only after its click was answered or put aside with a reason, and it leaves its group and
+  the stream at once: one that only left its group would be nobody's, and count as backlog for ever;
 - what a dead worker had taken is taken over once it was silent for `claim_idle_ms`; a worker of the same name begins
   with what its predecessor had taken;
 - a message that is no click never stops those behind it: it goes to `cl:rejected` with the reason.
@@ -84,12 +85,12 @@ class Consumer:
         return self._decoded(self._read(">", clicks_max, block_ms))
 
     def settle(self, messages: Sequence[Message], answers: Sequence[stream.Answer]) -> None:
-        """Answer messages and let them go, in this order: a crash in between answers them again."""
+        """Answer messages and let them go, all or nothing: after a crash before it they are answered again."""
         replies: dict[str, list[stream.Answer]] = {}
         for message, answer in zip(messages, answers, strict=True):
             if message.reply_to:
                 replies.setdefault(message.reply_to, []).append(answer)
-        with self._client.pipeline(transaction=False) as pipe:
+        with self._client.pipeline(transaction=True) as pipe:
             for name, batch in replies.items():
                 _reply(pipe, name, batch)
             _let_go(pipe, [message.id for message in messages])
@@ -124,7 +125,7 @@ class Consumer:
         return messages
 
     def _put_aside(self, message_id: bytes, values: dict[bytes, Any], reason: str) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
+        with self._client.pipeline(transaction=True) as pipe:
             aside = {**values, b"reason": reason, b"id": message_id}
             pipe.xadd(REJECTED, cast(Any, aside), maxlen=REJECTED_MAX, approximate=True)
             if reply_to := _text(values, b"r"):

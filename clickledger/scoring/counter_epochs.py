@@ -72,6 +72,8 @@ def _settled_epoch(conn: database.Connection, client: redis.Redis, actor: str) -
         if alone and _is_complete(kept, epoch, _logged(conn)):
             counters.open_epoch(client, epoch)
         else:
+            # Nobody's run until they are restored: whoever comes after a crash in between must not adopt a part.
+            client.set(OWNER_KEY, owner.partition("/")[0])
             epoch = _restore(conn, client, kept, epoch, actor)
     client.set(OWNER_KEY, owner)
     return epoch

@@ -1,7 +1,8 @@
 """Re-scoring: recorded decisions recomputed from their recorded snapshots, which must give the same bits.
 
 Live decisions are checked for their route as well: the model and calibration that the deployment's routing gives for
-the click's slice and user.
+the click's slice and user. What was left undecided because its model or route could not be used has no score to
+compare; it must say so and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from clickledger.ledger import database, deployments
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
+from clickledger.scoring.deciding import MODEL_UNUSABLE
 
 FAILURES_MAX = 20
 COUNT_ROWS = "SELECT (SELECT count(*) FROM decisions), (SELECT count(*) FROM delayed_decisions WHERE NOT carried)"
@@ -87,11 +89,22 @@ def _check(
 ) -> None:
     by_judge: dict[tuple[int, int], list[_Recorded]] = {}
     for row in rows:
+        if row.run_id is None and row.reason == MODEL_UNUSABLE:
+            _check_unusable(row, result)
+            continue
         by_judge.setdefault((row.model_version, row.calibration_version), []).append(row)
     for pair, judged in by_judge.items():
         if pair not in judges:
             judges[pair] = _judge(conn, *pair)
         _compare(judged, *judges[pair], routings, result)
+
+
+def _check_unusable(row: _Recorded, result: Rescored) -> None:
+    left_open = row.verdict == decide.UNDECIDED and np.isnan(row.score) and np.isnan(row.threshold)
+    result.rescored += 1
+    result.exact += bool(left_open)
+    if not left_open and len(result.failures) < FAILURES_MAX:
+        result.failures.append(f"click {row.click_id}: {MODEL_UNUSABLE}, but {row.verdict} at {row.score!r}")
 
 
 def _judge(

@@ -21,9 +21,15 @@ INSERT_SHADOW_SCORES = """
 
 
 def write(conn: database.Connection, batch: Batch, position: int, shadow: ShadowDecisions) -> None:
-    """Write the shadow's decisions of rows of a batch appended at `position`."""
+    """Write the shadow's decisions of rows of a batch appended at `position`.
+
+    Not flushed to disk before it returns: what a crash of the server may lose is evidence of a moment, and waiting for
+    the flush would delay the decisions of the next batch.
+    """
     parameters = (position, batch.deployment_epoch, *shadow.versions, *_columns(batch, shadow))
-    conn.execute(INSERT_SHADOW_SCORES, parameters, prepare=True)
+    with conn.transaction():
+        conn.execute("SET LOCAL synchronous_commit = off")
+        conn.execute(INSERT_SHADOW_SCORES, parameters, prepare=True)
 
 
 def _columns(batch: Batch, shadow: ShadowDecisions) -> list[Any]:

@@ -83,6 +83,41 @@ FORGERIES = {
     "revocation lifted": ("UPDATE deployments SET revoked_position = 1 WHERE epoch = 0", "folds", "deployments"),
     "model swapped": ("UPDATE models SET kind = 'network'", "folds", "models"),
     "threshold": ("UPDATE calibrations SET thresholds = '{\"*\":9.0}'", "folds", "calibrations"),
+    "money moved between campaigns": (
+        "UPDATE adjustments SET campaign_id = 'camp-2' WHERE line = 0",
+        "money",
+        "campaign camp-2",
+    ),
+    "credit written off": (
+        "UPDATE adjustments SET write_off_micros = amount_micros, amount_micros = 0 WHERE line = 0",
+        "comparisons",
+        "totals of advertiser adv-1",
+    ),
+    "credit of one click given to another": (
+        "UPDATE adjustments SET click_id = (SELECT click_id FROM decisions WHERE line = 7 LIMIT 1) WHERE line = 3",
+        "comparisons",
+        "line 3",
+    ),
+    "adjustments and totals": (
+        "UPDATE adjustments SET write_off_micros = amount_micros, amount_micros = 0; "
+        "UPDATE comparison_totals SET write_off_micros = adjustments_micros, adjustments_micros = 0, gross_micros = 0",
+        "comparisons",
+        "its totals",
+    ),
+    "summary": ("UPDATE comparisons SET summary = '{}'", "comparisons", "its summary"),
+    "decision beyond the head": (
+        'INSERT INTO clicks SELECT (jsonb_populate_record(c, \'{"click_id": "018e25a8-d388-7000-8000-000000000000", '
+        '"log_position": 999}\')).* FROM clicks c LIMIT 1; '
+        'INSERT INTO decisions SELECT (jsonb_populate_record(d, \'{"click_id": '
+        '"018e25a8-d388-7000-8000-000000000000", "log_position": 999}\')).* FROM decisions d LIMIT 1',
+        "digests",
+        "decisions: the log says 20 rows, got 21",
+    ),
+    "artefact": (
+        "ALTER TABLE artefacts DROP CONSTRAINT artefacts_check; UPDATE artefacts SET content = 'other'",
+        "artefacts",
+        "model 1",
+    ),
     "adjustment": ("UPDATE adjustments SET amount_micros = amount_micros - 5", "money", "micros"),
 }
 

@@ -133,3 +133,10 @@ def test_reading_by_kind_keeps_the_order(conn: database.Connection) -> None:
     assert [e.position for e in log.read(conn, after=2, limit=1)] == [3]
     with pytest.raises(errors.NotFound, match="no entry at position 5"):
         log.entry(conn, 5)
+
+
+@pytest.mark.parametrize("written", [("tests", "\ud800"), ("tests\udcff", ""), ("tests", "nul\0")])
+def test_who_and_why_that_are_no_text_are_refused(conn: database.Connection, written: tuple[str, str]) -> None:
+    with pytest.raises(errors.InvalidInput):
+        log.record(conn, "noted", {}, *written)
+    assert log.record(conn, "noted", {}, "tests").position == 2

@@ -460,3 +460,21 @@ def test_authority_can_never_overlap(two_entries: database.Connection) -> None:
         two_entries.execute("INSERT INTO authority VALUES ('[2,3)', 7, '[9,)')")
     assert isinstance(authority.in_force(two_entries)[0], tuple)
     assert two_entries.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+
+
+def test_staging_beside_the_last_chunk_is_refused_and_no_alarm(
+    two_entries: database.Connection, connect: Connect
+) -> None:
+    version, calibration = replays.model(two_entries)
+    run = runs.plan(two_entries, 2, 4, model_version=version, calibration_version=calibration, actor="t", reason="")
+    other = connect()
+    with ThreadPoolExecutor(1) as pool, other.transaction():
+        other.execute("SELECT take_log_lock()")  # staging has counted the rows and waits here
+        staging = pool.submit(runs.stage, two_entries, run.run_id, "tests")
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while other.execute(waiting).fetchone() == (0,):
+            pass
+        replays.work(connect(), run.run_id, {})
+    with pytest.raises(errors.Refused, match="1 are not"):
+        staging.result()
+    assert runs.stage(two_entries, run.run_id, "tests").status == "staged"

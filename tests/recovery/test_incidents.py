@@ -255,6 +255,32 @@ def test_the_whole_way_leaves_nothing_of_the_bad_model_in_force(conn: database.C
     assert rebuild.differences(conn) == []
 
 
+def test_a_publication_is_not_refused_because_somebody_else_moved_its_incident(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(), "tests")
+    replaying = incidents.get(conn, incident.incident_id)
+    assert replaying.run_id is not None
+    work(conn, replaying.run_id)
+    steps.finish(conn, replaying.run_id, "tests")
+    compared = incidents.get(conn, incident.incident_id)
+    publishing.publish(conn, replaying.run_id, comparison.latest(conn, replaying.run_id).digest, "tests", "")
+    for seen_before in (replaying, compared):  # what another process had read just before
+        publishing.follow_run(conn, seen_before, "tests")
+    assert status(conn, incident) is Status.PUBLISHED
+
+
+def test_an_incident_that_cannot_be_helped_does_not_hold_up_the_others(conn: database.Connection) -> None:
+    _, _, bad = bad_deployment(conn)
+    hopeless = incidents.raise_incident(conn, deployments.current(conn).epoch, 999, {}, "tests")
+    assert hopeless is not None
+    rollback.roll_back(conn, bad[0], "tests")
+    again = deploy(conn, bad, register(conn, STABLE_LIMIT + 1))
+    incident = incidents.raise_incident(conn, again, bad[0], {}, "tests")
+    assert incident is not None
+    steps.advance(conn, Policy(), "tests")
+    assert status(conn, incident) is Status.REPLAYING
+
+
 def test_undo_and_redo_move_the_incident_too(conn: database.Connection) -> None:
     _, _, _, incident = raised(conn)
     steps.advance(conn, Policy(), "tests")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import live_clicks
+import numpy as np
 import pytest
 from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, deploy, register
 
-from clickledger.ledger import database
-from clickledger.scoring import rescore
+from clickledger.ledger import append, database, deployments
+from clickledger.scoring import feature_spec, rescore
+from clickledger.scoring.counters import Counted
+from clickledger.scoring.deciding import MODEL_UNUSABLE, Decider
 
 
 @pytest.fixture
@@ -64,6 +68,24 @@ def test_forged_decision_is_named(decided: database.Connection, change: str) -> 
     assert not found.ok
     assert found.rescored - found.exact == 1
     assert str(click_id) in found.failures[0]
+
+
+def test_clicks_whose_model_could_not_be_used_verify_for_ever(decided: database.Connection) -> None:
+    broken = deployments.register_model(decided, b"no safetensors", "network", {}, "tests")
+    deploy(decided, (broken, deployments.set_calibration(decided, broken, {"*": 0.0}, {}, "tests")))
+    nowhere = {"slice": "app/in", "share": 1.0, "model": 1, "calibration": 1}
+    for epoch in (deployments.current(decided).epoch, deployments.deploy(decided, {"routes": [nowhere]}, "tests")):
+        decider, clicks = Decider(), live_clicks.clicks(10 * epoch, 10)
+        decider.follow(decided)
+        zeros = np.zeros((10, len(feature_spec.FEATURES)), np.int32)
+        counted = Counted(np.arange(10, dtype=np.int64) + 1000 * epoch, zeros, [""] * 10)
+        batch = decider.decide_batch(clicks, counted, 1)
+        assert set(batch.reason) == {MODEL_UNUSABLE}
+        append.append(decided, batch, actor="tests")
+    found = rescore.sample(decided)
+    assert (found.rescored, found.exact, found.failures) == (420, 420, [])
+    forge(decided, f"UPDATE decisions SET verdict = 'valid' WHERE line = 3 AND reason = '{MODEL_UNUSABLE}'")
+    assert rescore.sample(decided).rescored - rescore.sample(decided).exact == 2
 
 
 def test_forged_snapshot_is_found_where_it_changes_the_decision(decided: database.Connection) -> None:

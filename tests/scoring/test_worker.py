@@ -14,10 +14,12 @@ import redis
 from live_clicks import click, clicks, require_decided_once
 from worker_processes import Workers, until, waiting_backends, workers
 
+from clickledger import errors
 from clickledger.console import home, processes, services, valkey
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import counters, decide, exchange, heartbeat, model, stream, training
+from clickledger.scoring import counter_epochs, counters, decide, exchange, heartbeat, model, stream, training
 from clickledger.scoring.click import Click
+from clickledger.scoring.consuming import Consumer, Message
 from clickledger.scoring.deciding import MODEL_UNUSABLE
 from clickledger.scoring.exchange import ExchangeConfig
 from clickledger.scoring.stream import Answer
@@ -197,6 +199,27 @@ def test_message_that_is_no_click_is_put_aside_and_the_others_are_decided(
     assert (told.key, told.outcome) == ("poison", "rejected")
 
 
+def test_message_never_leaves_its_group_without_leaving_the_stream(redis_client: redis.Redis, redis_url: str) -> None:
+    redis_client.execute_command("ACL", "SETUSER", "broken_off", "on", ">x", "~*", "+@all", "-xdel")
+    stream.put(redis_client, clicks(0, 1))
+    # What comes from XDEL on is as if it had never been sent.
+    with redis.Redis.from_url(redis_url, username="broken_off", password="x") as client:
+        consumer = Consumer(client, "scoring-1")
+        consumer.join()
+        [message] = consumer.take(10, 0)
+        with pytest.raises(redis.RedisError):
+            consumer.settle([message], [answer_to(message)])
+    redis_client.execute_command("ACL", "DELUSER", "broken_off")
+    consumer = Consumer(redis_client, "scoring-1")
+    [again] = consumer.take(10, 0)
+    consumer.settle([again], [answer_to(again)])
+    assert stream.backlog(redis_client) == 0
+
+
+def answer_to(message: Message) -> Answer:
+    return Answer(message.key, message.click.click_id, "new", "valid", "", 2, 1, 1.0)
+
+
 def test_lost_counters_are_restored_from_the_log_and_nothing_is_doubled(
     fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
 ) -> None:
@@ -210,6 +233,24 @@ def test_lost_counters_are_restored_from_the_log_and_nothing_is_doubled(
     assert entry.payload["counter_epoch"] == deployments.current_counter_epoch(conn) == 2
     epochs = conn.execute("SELECT counter_epoch, count(*) FROM clicks GROUP BY 1 ORDER BY 1").fetchall()
     assert epochs == [(1, 500), (2, 500)]
+
+
+def test_restore_that_was_broken_off_is_begun_again(
+    conn: database.Connection, redis_client: redis.Redis, database_url: str, redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def die(*_: object) -> None:
+        raise errors.Unavailable("killed here")
+
+    with worker_here(database_url, redis_url):
+        decided(redis_url, clicks(0, 300))
+    redis_client.hset("cl:state", "epoch", 9)  # the ledger was set back to an earlier state; Valkey runs on
+    with monkeypatch.context() as patch, database.connect(database_url) as dying, pytest.raises(errors.Unavailable):
+        patch.setattr(counters.FeatureCounter, "restore", die)
+        counter_epochs.settle(dying, stream.connect(redis_url), "test")
+    with worker_here(database_url, redis_url):
+        decided(redis_url, clicks(300, 300))
+    require_decided_once(conn, clicks(0, 600))
 
 
 def test_append_counted_on_lost_counters_is_counted_again(
