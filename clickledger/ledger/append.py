@@ -34,7 +34,7 @@ LOOKING_BATCHES = 32
 
 
 class _Database(NamedTuple):
-    """What tells databases apart; `conn.info.dsn` would too, at the price of a quarter of an append of one click."""
+    """What tells databases apart; `conn.info.dsn` would too, but takes 0.13 ms (benchmarks/LOG.md)."""
 
     host: str
     port: int

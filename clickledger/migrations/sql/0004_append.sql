@@ -9,8 +9,8 @@ CREATE TYPE decided_click AS (
 
 -- The client sends rows in click id order without repeated ids, and one 32-byte leaf per row.
 -- new_ordinals: ordinals (from 1) of the rows that were new, NULL when all were; position NULL when none was.
--- All rows are new as a rule, so they are inserted unseen and a collision makes it look them up: that costs half of what
--- ON CONFLICT does, but leaves dead rows behind. p_known_likely makes it look first.
+-- All rows are new as a rule, so they are inserted unseen, which is cheaper than ON CONFLICT (benchmarks/LOG.md), and a
+-- collision makes it look them up: that leaves dead rows behind. p_known_likely makes it look first.
 CREATE FUNCTION append_batch(
     p_actor text, p_deployment_epoch integer, p_counter_epoch integer, p_feature_schema integer,
     p_rows decided_click[], p_leaves bytea, p_known_likely boolean,
