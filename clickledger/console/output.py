@@ -48,7 +48,8 @@ def hint(text: str) -> None:
 
 def _as_typed(command: re.Match[str]) -> str:
     """A command as this shell finds it: `make` runs the program of a virtual environment that nobody has activated."""
-    program = "clickledger" if shutil.which("clickledger") else shlex.quote(sys.argv[0])
+    elsewhere = Path(sys.argv[0]).name == "clickledger" and not shutil.which("clickledger")
+    program = shlex.quote(sys.argv[0]) if elsewhere else "clickledger"
     folder = _named_home.get()
     return program + command[1] + (f" --home {shlex.quote(str(folder))}" if folder else "")
 
