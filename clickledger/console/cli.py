@@ -77,7 +77,7 @@ def _report(error: Exception) -> int:
         output.error(f"disk full: {error}")
         return Unavailable.exit_code
     if callable(explain := getattr(error, "format_message", None)):  # a wrong command line, in click's words
-        output.error(f"{explain()} (see --help)")
+        output.error(f"{explain() or 'expected a command'} (see --help)")
         return int(getattr(error, "exit_code", 2))
     output.error(f"{type(error).__name__}: {error}; this is a defect, details in {_traceback_file(error)}")
     return 1

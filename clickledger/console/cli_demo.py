@@ -133,5 +133,5 @@ def _summary(facts: dict[str, Any], promised: dict[str, bool], settings: Setting
         output.say(f"  in that range, clicks of people withheld: {people}; clicks of robots billed: {robots}")
     for promise, kept in promised.items():
         output.say(f"  {'ok    ' if kept else 'FAILED'} {promise}")
-    home = f"--home {settings.home}"
-    output.hint(f"clickledger up {home} && clickledger why {facts['provenance_click_id']} {home}")
+    output.name_home(settings.home)
+    output.hint(f"clickledger up && clickledger why {facts['provenance_click_id']}")

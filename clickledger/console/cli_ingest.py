@@ -189,4 +189,4 @@ def _say(file: Path, fields: dict[str, Any]) -> None:
     output.say(f"{file.name}: " + ", ".join(f"{fields[name]} {name}" for name in named))
     if unknown := fields["unknown_fields"]:
         output.say("ignored fields: " + ", ".join(f"{name} ({rows} rows)" for name, rows in unknown.items()))
-    output.hint("clickledger up, then: clickledger totals")
+    output.hint("clickledger totals")

@@ -162,8 +162,9 @@ def compare(run_id: RunArgument, folder: HomeOption = None, as_json: JsonOption 
     """Compare a finished run with what is in force now: flips and money. Earlier comparisons of it become stale."""
     with ledger(folder) as conn:
         compared = publishing.compare(conn, run_id, actor())
+        run = progress.of_run(conn, run_id)
     words.show_comparison(compared)
-    output.hint(f"clickledger replay publish {run_id} --digest {compared.digest} --reason ...")
+    output.hint(words.after_comparison(run, compared))
     if as_json:
         output.result(words.comparison_fields(compared))
 

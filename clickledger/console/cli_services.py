@@ -84,4 +84,7 @@ def _fields(chosen: settings.Settings, states: list[services.State], healthy: bo
 
 def load(folder: Path | None) -> settings.Settings:
     """The settings, with `--home` over the environment."""
-    return settings.load() if folder is None else settings.load(home=folder)
+    if folder is None:
+        return settings.load()
+    output.name_home(folder)
+    return settings.load(home=folder)

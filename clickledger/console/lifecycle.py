@@ -158,7 +158,8 @@ def _free_port(settings: Settings) -> int:
             raise InvalidSetting(f"http_host: expected an address, got {settings.http_host!r}") from error
         except OSError as error:
             where = f"{settings.http_host}:{settings.http_port}"
-            raise Unavailable(f"cannot serve on {where}: {error.strerror}; set CLICKLEDGER_HTTP_PORT") from error
+            other = "set CLICKLEDGER_HTTP_PORT (0: any free one)"
+            raise Unavailable(f"cannot serve on {where}: {error.strerror}; {other}") from error
         return int(probe.getsockname()[1])
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+COMMAND = re.compile(r"\bclickledger((?: (?:audit|incident|model|replay))? [a-z]+)")
+_named_home: ContextVar[Path | None] = ContextVar("named_home", default=None)
 
 
 def terminal() -> Console:
@@ -28,9 +36,22 @@ def error(text: str) -> None:
     print("error: " + " ".join(text.split()), file=sys.stderr)
 
 
+def name_home(folder: Path) -> None:
+    """From now on hints name the home folder, as the command they follow did: without it they would miss the ledger."""
+    _named_home.set(folder)
+
+
 def hint(text: str) -> None:
-    """What to do next, usually a command."""
-    terminal().print(f"next: {text}", markup=False, style="dim")
+    """What to do next, usually a command, which works when it is pasted into the same shell."""
+    terminal().print(f"next: {COMMAND.sub(_as_typed, text)}", markup=False, style="dim")
+
+
+def _as_typed(command: re.Match[str]) -> str:
+    """A command as this shell finds it: `make` runs the program of a virtual environment that nobody has activated."""
+    elsewhere = Path(sys.argv[0]).name == "clickledger" and not shutil.which("clickledger")
+    program = shlex.quote(sys.argv[0]) if elsewhere else "clickledger"
+    folder = _named_home.get()
+    return program + command[1] + (f" --home {shlex.quote(str(folder))}" if folder else "")
 
 
 def result(fields: Mapping[str, Any]) -> None:
@@ -41,8 +62,8 @@ def result(fields: Mapping[str, Any]) -> None:
 def rows(title: str, columns: Iterable[str], lines: Iterable[Iterable[object]]) -> None:
     """A table on stderr."""
     table = Table(title=title, title_justify="left", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)  # the first one names the line
     for line in lines:
         table.add_row(*[str(cell) for cell in line])
     terminal().print(table)

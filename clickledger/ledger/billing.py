@@ -102,16 +102,24 @@ def _check(conn: database.Connection, cursor: Cursor) -> None:
 
 
 def totals(conn: database.Connection, as_of: int | None = None) -> list[Totals]:
-    """Authoritative totals by currency, now or as of a log position."""
-    position = log.head(conn).position if as_of is None else as_of
+    """Authoritative totals by currency, now or as of a log position. Raises InvalidInput for one not written yet."""
+    position = _position(conn, as_of)
     return [Totals(*row) for row in conn.execute(SELECT_TOTALS, (position,))]
 
 
 def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int, int]:
-    """Sum of all lines of the feed up to a position: (posted, written off), micros."""
-    position = log.head(conn).position if as_of is None else as_of
+    """Sum of all lines of the feed up to a position: (posted, written off), micros. Raises as `totals` does."""
+    position = _position(conn, as_of)
     row = conn.execute(SELECT_FEED_TOTAL, (position,)).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def _position(conn: database.Connection, as_of: int | None) -> int:
+    """Totals of a position that is still to come would change later: refused, so that nobody writes them down."""
+    head = log.head(conn).position
+    if as_of is not None and as_of > head:
+        raise errors.InvalidInput(f"as of: expected a position up to the newest entry, {head}, got {as_of}")
+    return head if as_of is None else as_of
 
 
 def close_period(conn: database.Connection, period: str, actor: str, reason: str = "") -> int:

@@ -113,7 +113,7 @@ def check_may_move(incident: Incident, status: Status) -> None:
     if status not in incident.status.following:
         allowed = ", ".join(sorted(s.value for s in incident.status.following)) or "nothing"
         stands = f"incident {incident.incident_id} is {incident.status.value}"
-        raise errors.Refused(f"{stands}: expected {allowed} to follow, got {status.value}")
+        raise errors.Refused(f"{stands}: it cannot become {status.value} now (what may follow: {allowed})")
 
 
 def get(conn: database.Connection, incident_id: int) -> Incident:
