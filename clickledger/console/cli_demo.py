@@ -130,7 +130,8 @@ def _summary(facts: dict[str, Any], promised: dict[str, bool], settings: Setting
     if truth := facts.get("truth"):
         people = f"{truth['wrongly_withheld_before']:,} -> {truth['wrongly_withheld_after']:,}"
         robots = f"{truth['robots_billed_before']:,} -> {truth['robots_billed_after']:,}"
-        output.say(f"  in that range, clicks of people withheld: {people}; clicks of robots billed: {robots}")
+        output.say(f"  in that range, clicks of people withheld: {people}")
+        output.say(f"  clicks of robots billed there: {robots} (the bad model withheld them along with the people)")
     for promise, kept in promised.items():
         output.say(f"  {'ok    ' if kept else 'FAILED'} {promise}")
     output.name_home(settings.home)

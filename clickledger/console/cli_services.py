@@ -12,7 +12,7 @@ from clickledger import settings
 from clickledger.console import home, lifecycle, output, services
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Where data, logs and keys live. [default: $CLICKLEDGER_HOME]")
+    Path | None, typer.Option("--home", help="Where data, logs and keys live; default: $CLICKLEDGER_HOME.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 

@@ -31,6 +31,8 @@ def up(settings: Settings, *, workers: bool = True, table: Table = roles.table) 
     """
     place = home.prepare(settings.home)
     with home.locked(place):
+        if workers:
+            _check_port(place, settings)
         settings = _start_servers(place, settings)
         _migrate(settings)
         if workers:
@@ -76,6 +78,13 @@ def _migrate(settings: Settings) -> None:
     from clickledger.ledger import schema  # noqa: PLC0415 - SQLAlchemy costs 0.5 s, which `status` need not pay
 
     schema.migrate(str(settings.database_url))
+
+
+def _check_port(place: Home, settings: Settings) -> None:
+    """Find out that the API cannot be served before anything is started for it. Raises `Unavailable`."""
+    api = home.read(place).processes.get("api")
+    if not (api and processes.alive(api.process)):
+        _free_port(settings)
 
 
 def _start_processes(place: Home, settings: Settings, table: Table) -> None:
