@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from clickledger.console import output
+from clickledger.console import output, provenance_text
 from clickledger.console.demo_scene import Scene
 from clickledger.errors import Unavailable
 from clickledger.ledger import (
@@ -23,6 +23,7 @@ from clickledger.ledger import (
     deployments,
     log,
     outcomes,
+    provenance,
     publication,
 )
 from clickledger.scoring import exchange, heartbeat, learn, rescore, stream
@@ -75,6 +76,7 @@ def play(scene: Scene, settings: Settings) -> dict[str, Any]:
         _stable_model(story)
         _bad_model(story)
         _correct(story)
+        _explain(story)
         _prove(story)
         return story.facts
 
@@ -289,6 +291,18 @@ def _wrong(story: Story, robots: set[bytes], as_of: int, lo: int, hi: int) -> tu
     return withheld, billed
 
 
+def _explain(story: Story) -> None:
+    """One click that the correction changed: the whole of its story, as `clickledger why` tells it."""
+    example = story.conn.execute(SELECT_EXAMPLE, (story.facts["replay"]["run_id"],)).fetchone()
+    story.facts["provenance_click_id"] = str(example[0]) if example else None
+    if example is None:
+        return
+    with _act(story, "why: one click that the bad model had withheld"):
+        told = provenance.why(story.conn, example[0])
+        again = provenance_text.rescored(story.conn, told)
+        provenance_text.show(told, provenance_text.features_of(told["click"]), again)
+
+
 def _prove(story: Story) -> None:
     with _act(story, "proof: chain, digests, one decision per click, money, re-scored decisions"):
         report = audit.verify(story.conn)
@@ -299,7 +313,6 @@ def _prove(story: Story) -> None:
     clicks, live, authoritative, undecided = story.conn.execute(COUNT_CLICKS).fetchone() or (0, 0, -1, 0)
     one = not report.failures["one authoritative decision per click"] and clicks == authoritative
     chain = not (report.failures["chain"] or report.failures["digests"] or report.failures["replay runs"])
-    example = story.conn.execute(SELECT_EXAMPLE, (story.facts["replay"]["run_id"],)).fetchone()
     from clickledger.console.cli_ingest import quantiles  # noqa: PLC0415
 
     story.facts |= {
@@ -315,7 +328,6 @@ def _prove(story: Story) -> None:
         "verified_ok": report.ok,
         "rescored": rescored.rescored,
         "rescored_exact": rescored.exact,
-        "provenance_click_id": str(example[0]) if example else None,
         "seconds": round(time.monotonic() - story.started, 1),
     }
 
