@@ -54,9 +54,11 @@ def test_polling_reader_sees_every_position_once_and_in_order(connect: Connect) 
 
     with ThreadPoolExecutor(WRITERS + 1) as pool:
         polled = pool.submit(poll)
-        written = [pool.submit(write, connect(), number) for number in range(WRITERS)]
-        positions = sorted([1] + [p for each in written for p in each.result()])
-        done.set()
+        try:
+            written = [pool.submit(write, connect(), number) for number in range(WRITERS)]
+            positions = sorted([1] + [p for each in written for p in each.result()])
+        finally:
+            done.set()
     assert polled.result() == positions == list(range(1, len(positions) + 1))
 
 
@@ -75,9 +77,11 @@ def test_rows_of_an_entry_are_visible_with_it(connect: Connect) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         checked = pool.submit(check)
-        for each in [pool.submit(write, connect(), number) for number in range(2)]:
-            each.result()
-        done.set()
+        try:
+            for each in [pool.submit(write, connect(), number) for number in range(2)]:
+                each.result()
+        finally:
+            done.set()
     assert checked.result() > 0
 
 

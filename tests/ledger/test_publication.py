@@ -96,10 +96,12 @@ def test_publishing_while_clicks_arrive_gives_all_or_nothing_and_loses_none(conn
 
     with ThreadPoolExecutor(3) as pool:
         sending, reading = pool.submit(arrive), [pool.submit(read) for _ in range(2)]
-        for _ in range(6):
-            publish(conn, run_id)
-            publication.revert(conn, run_id, "tests", "")
-        flipping_done.set()
+        try:
+            for _ in range(6):
+                publish(conn, run_id)
+                publication.revert(conn, run_id, "tests", "")
+        finally:
+            flipping_done.set()
         sent = sending.result()
         assert set().union(*[each.result() for each in reading]) <= {0, 40}
     assert len(verdicts(conn)) == 40 + sent

@@ -48,7 +48,7 @@ from clickledger.ledger import (
 
 SOAK = bool(os.environ.get("CLICKLEDGER_SOAK"))
 SETTINGS = hypothesis.settings(
-    max_examples=1_000 if SOAK else 120,
+    max_examples=1_000 if SOAK else 80,
     stateful_step_count=80 if SOAK else 40,
     deadline=None,
     print_blob=True,
@@ -56,9 +56,9 @@ SETTINGS = hypothesis.settings(
     suppress_health_check=list(HealthCheck),
 )
 
-# A small universe, so that repeats, conflicts and late clicks happen all the time: 12 clicks over two billing periods.
+# A small universe, so that repeats, conflicts and late clicks happen all the time: clicks over two billing periods.
 DAYS = ("2024-01-31", "2024-02-01", "2024-02-29")
-CLICKS = [click_id(at(DAYS[n % 3], n), n) for n in range(12)]
+CLICKS = [click_id(at(DAYS[n % 3], n), n) for n in range(20)]
 PERIOD_OF = {click: DAYS[n % 3][:7] for n, click in enumerate(CLICKS)}
 COST_OF = {click: 100 + 2**n for n, click in enumerate(CLICKS)}  # any sum of costs names its clicks
 ADVERTISER_OF = {click: f"adv-{n % 2}" for n, click in enumerate(CLICKS)}
@@ -69,28 +69,30 @@ CLICK = st.integers(0, len(CLICKS) - 1)
 CONTENT = st.sampled_from(["first", "first", "first", "other"])
 ROWS = st.lists(st.tuples(CLICK, CONTENT, st.sampled_from("viu")), min_size=1, max_size=6)
 VERDICT_OF_EACH = st.text("viu", min_size=len(CLICKS), max_size=len(CLICKS))
-CARRIED = st.sets(CLICK, max_size=2)
+CARRIED = st.sets(CLICK, max_size=8)
 Rows = Sequence[tuple[int, str, str]]
 
 # Steps and how often each comes up. One rule draws them all: hypothesis switches off half of many rules in most
 # histories, and a publication needs the whole chain before it.
+MONTH = st.integers(1, 9)
 OUTCOMES = st.lists(st.tuples(CLICK, st.sampled_from("pq"), st.integers(0, 2)), max_size=4)
 LIVE = st.sampled_from(["register", "calibrate", "deploy", "deploy", "roll back", "roll back", "counters"])
 STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (5, "append_a_batch", (ROWS,)),
     (2, "append_under_any_epoch", (ROWS, NUMBERS, NUMBERS)),
     (1, "record_outcomes", (OUTCOMES,)),
-    (2, "change_what_is_live", (LIVE, NUMBERS)),
+    (3, "change_what_is_live", (LIVE, NUMBERS)),
     (1, "plan_a_run", (NUMBERS, st.integers(0, 12), st.integers(1, 5))),
     (2, "work_one_chunk", (NUMBERS, VERDICT_OF_EACH, CARRIED)),
     (2, "stage_a_run", (NUMBERS,)),
     (2, "compare_a_run", (NUMBERS,)),
     (3, "publish_a_run", (NUMBERS, st.sampled_from([False, False, False, True]))),
+    (3, "compare_and_publish", (NUMBERS, st.sampled_from(["", "", "close_a_period", "revert_a_run"]), MONTH)),
     (2, "replay_up_to_comparison", (NUMBERS, NUMBERS, VERDICT_OF_EACH, CARRIED)),
     (3, "replay_and_publish", (st.integers(1, 6), VERDICT_OF_EACH)),
     (3, "revert_a_run", (NUMBERS,)),
     (1, "abandon_a_run", (NUMBERS,)),
-    (1, "close_a_period", (NUMBERS,)),
+    (2, "close_a_period", (MONTH,)),
     (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),
 ]
 STEP = st.one_of([st.tuples(st.just(name), *drawn) for weight, name, drawn in STEPS for _ in range(weight)])
@@ -149,8 +151,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self._append(rows, len(self.oracle.epochs) - 1, self.oracle.counter_epoch)
 
     def append_under_any_epoch(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
-        unknown_too = len(self.oracle.epochs) + 1
-        self._append(rows, epoch % unknown_too, max(1, self.oracle.counter_epoch - counter_epoch % 3 // 2))
+        epochs = [*range(len(self.oracle.epochs) + 1), *sorted(self.oracle.revoked) * 3]  # one is not deployed yet
+        self._append(rows, epochs[epoch % len(epochs)], max(1, self.oracle.counter_epoch - counter_epoch % 3 // 2))
 
     def _append(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
         given = [row_of(*row) for row in rows]
@@ -197,9 +199,15 @@ class LedgerMachine(RuleBasedStateMachine):
         elif what == "deploy":
             self._deploy([1 + pick % len(self.oracle.calibrations), 1 + pick // 7 % len(self.oracle.calibrations)])
         elif what == "roll back":
-            self._roll_back(1 + pick % 2, 1 + pick // 7 % len(self.oracle.calibrations))
+            bad_model = self._probably_live(pick)
+            others = [c for c, model in enumerate(self.oracle.calibrations, 1) if model != bad_model]
+            self._roll_back(bad_model, others[pick % len(others)] if pick % 7 else 1)
         else:
             self._lose_counters()
+
+    def _probably_live(self, pick: int) -> int:
+        """A model that the current epoch routes to, four times out of five."""
+        return min(self.oracle.epochs[-1]) if pick % 5 else 1 + pick % 3
 
     def _register(self, content: bytes) -> None:
         def register() -> int:
@@ -340,6 +348,13 @@ class LedgerMachine(RuleBasedStateMachine):
         if answers := self.both(publish, lambda: self.oracle.publish(run_id, digest)):
             assert answers[0].position == self.oracle.head
 
+    def compare_and_publish(self, pick: int, between: str, month: int) -> None:
+        if self.oracle.runs:
+            self._compare(self._a_run(pick))
+            if between:
+                getattr(self, between)(month)
+            self._publish(self._a_run(pick))
+
     def replay_up_to_comparison(self, lo: int, hi: int, verdicts: str, carried: set[int]) -> None:
         """The usual way in one step, so that histories get far."""
         head = self.oracle.head
@@ -381,8 +396,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- money ----------------------------------------------------------------------------------------------------
 
-    def close_a_period(self, pick: int) -> None:
-        period = f"2024-{1 + pick % 6:02d}"
+    def close_a_period(self, month: int) -> None:
+        period = f"2024-{month:02d}"
 
         def close_period() -> int:
             return billing.close_period(self.conn, period, "machine")
