@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import clones
 import hypothesis
-import psycopg
 import pytest
-from batches import Row, at, batch, click_id
+from agreement import Agreement
+from batches import batch
 from hypothesis import HealthCheck, Verbosity, event
-from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -25,17 +23,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from oracle import Given, Oracle, Refusal
-from psycopg import sql
+from oracle import Given, Refusal
 from replays import Replayed, routing, work_chunk
+from universe import CLICKS, COST_OF, PERIOD_OF, ROWS, STEP, VERDICTS, Rows, row_of
 
 from clickledger import errors
 from clickledger.ledger import (
     append,
     audit,
-    authority,
     billing,
-    canonical,
     comparison,
     database,
     deployments,
@@ -56,72 +52,27 @@ SETTINGS = hypothesis.settings(
     suppress_health_check=list(HealthCheck),
 )
 
-# A small universe, so that repeats, conflicts and late clicks happen all the time: clicks over two billing periods.
-DAYS = ("2024-01-31", "2024-02-01", "2024-02-29")
-CLICKS = [click_id(at(DAYS[n % 3], n), n) for n in range(20)]
-PERIOD_OF = {click: DAYS[n % 3][:7] for n, click in enumerate(CLICKS)}
-COST_OF = {click: 100 + 2**n for n, click in enumerate(CLICKS)}  # any sum of costs names its clicks
-ADVERTISER_OF = {click: f"adv-{n % 2}" for n, click in enumerate(CLICKS)}
-VERDICTS = {"v": "valid", "i": "invalid", "u": "undecided"}
 
-NUMBERS = st.integers(0, 1_000)  # picks one of however many there are, modulo
-CLICK = st.integers(0, len(CLICKS) - 1)
-CONTENT = st.sampled_from(["first", "first", "first", "other"])
-ROWS = st.lists(st.tuples(CLICK, CONTENT, st.sampled_from("viu")), min_size=1, max_size=6)
-VERDICT_OF_EACH = st.text("viu", min_size=len(CLICKS), max_size=len(CLICKS))
-CARRIED = st.sets(CLICK, max_size=8)
-Rows = Sequence[tuple[int, str, str]]
-
-# Steps and how often each comes up. One rule draws them all: hypothesis switches off half of many rules in most
-# histories, and a publication needs the whole chain before it.
-MONTH = st.integers(1, 9)
-OUTCOMES = st.lists(st.tuples(CLICK, st.sampled_from("pq"), st.integers(0, 2)), max_size=4)
-LIVE = st.sampled_from(["register", "calibrate", "deploy", "deploy", "roll back", "roll back", "counters"])
-STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
-    (5, "append_a_batch", (ROWS,)),
-    (2, "append_under_any_epoch", (ROWS, NUMBERS, NUMBERS)),
-    (1, "record_outcomes", (OUTCOMES,)),
-    (3, "change_what_is_live", (LIVE, NUMBERS)),
-    (1, "plan_a_run", (NUMBERS, st.integers(0, 12), st.integers(1, 5))),
-    (2, "work_one_chunk", (NUMBERS, VERDICT_OF_EACH, CARRIED)),
-    (2, "stage_a_run", (NUMBERS,)),
-    (2, "compare_a_run", (NUMBERS,)),
-    (3, "publish_a_run", (NUMBERS, st.sampled_from([False, False, False, True]))),
-    (3, "compare_and_publish", (NUMBERS, st.sampled_from(["", "", "close_a_period", "revert_a_run"]), MONTH)),
-    (2, "replay_up_to_comparison", (NUMBERS, NUMBERS, VERDICT_OF_EACH, CARRIED)),
-    (3, "replay_and_publish", (st.integers(1, 6), VERDICT_OF_EACH)),
-    (3, "revert_a_run", (NUMBERS,)),
-    (1, "abandon_a_run", (NUMBERS,)),
-    (2, "close_a_period", (MONTH,)),
-    (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),
-]
-STEP = st.one_of([st.tuples(st.just(name), *drawn) for weight, name, drawn in STEPS for _ in range(weight)])
-
-
-def row_of(number: int, content: str, verdict: str) -> Row:
-    click = CLICKS[number]
-    return Row(click, VERDICTS[verdict], content, COST_OF[click], ADVERTISER_OF[click])
-
-
-class LedgerMachine(RuleBasedStateMachine):
-    """Every rule does one thing to both and compares the answers; every invariant compares what they hold."""
+class LedgerMachine(RuleBasedStateMachine, Agreement):
+    """Every rule does one thing to both and compares the answers; and all that they hold is compared after it."""
 
     new_database: Callable[[], str]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conn = database.connect(type(self).new_database(), application_name="state-machine")
-        self.conn.execute("SET synchronous_commit = off")
-        self.oracle = Oracle()
-        self.cursor = billing.Cursor()
-        self.read_so_far: list[tuple[Any, ...]] = []
-        self.verified = (0, canonical.GENESIS_HASH)
+        RuleBasedStateMachine.__init__(self)
+        conn = database.connect(type(self).new_database(), application_name="state-machine")
+        conn.execute("SET synchronous_commit = off")
+        Agreement.__init__(self, conn)
 
     def teardown(self) -> None:
         with contextlib.closing(self.conn):
             self.every_past_position_is_answered_as_it_was()
             self.the_rest_of_the_feed_arrives_once()
             assert {name: found for name, found in audit.verify(self.conn).failures.items() if found} == {}
+
+    @invariant()
+    def ledger_and_oracle_agree(self) -> None:
+        self.everything_holds()
 
     def both(self, ledger: Callable[[], Any], oracle: Callable[[], Any]) -> tuple[Any, Any] | None:
         """Do it in both; None when both refused it for the same reason."""
@@ -405,137 +356,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if answers := self.both(close_period, lambda: self.oracle.close_period(period)):
             assert answers[0] == self.oracle.head
 
-    def read_a_page_of_the_feed(self, limit: int) -> None:
-        page = billing.read(self.conn, self.cursor, limit)
-        assert len(page.entries) <= limit
-        self.cursor = page.cursor
-        self.read_so_far += [self._line(entry) for entry in page.entries]
-        assert self.read_so_far == self._feed()[: len(self.read_so_far)]
-        if page.at_head:
-            assert len(self.read_so_far) == len(self.oracle.feed)
-
-    @staticmethod
-    def _line(entry: dict[str, Any]) -> tuple[Any, ...]:
-        names = ("position", "line", "entry_kind", "click_id", "amount_micros", "write_off_micros", "from_verdict")
-        click = entry["click_id"].bytes
-        assert entry["advertiser_id"] == ADVERTISER_OF[click]
-        values = [click if name == "click_id" else entry[name] for name in names]
-        return (*values, entry["to_verdict"], entry["original_period"], entry["run_id"])
-
-    def _feed(self) -> list[tuple[Any, ...]]:
-        return [tuple(line) for line in self.oracle.feed]
-
-    def the_rest_of_the_feed_arrives_once(self) -> None:
-        while True:
-            page = billing.read(self.conn, self.cursor, 3)
-            self.cursor = page.cursor
-            self.read_so_far += [self._line(entry) for entry in page.entries]
-            if page.at_head:
-                break
-        assert self.read_so_far == self._feed()
-
-    # --- what must hold after every step --------------------------------------------------------------------------
-
-    @invariant()
-    def everything_holds(self) -> None:
-        self.every_click_has_one_authoritative_decision()
-        self.decision_of_a_click_is_the_views()
-        self.a_past_position_is_answered_as_it_was()
-        self.money_is_conserved()
-        self.no_click_is_credited_more_than_it_was_charged()
-        self.authority_covers_every_position_once()
-        self.the_chain_verifies()
-
-    def every_click_has_one_authoritative_decision(self) -> None:
-        rows = self.conn.execute("SELECT click_id, verdict::text, run_id FROM authoritative_decisions").fetchall()
-        assert len(rows) == len(self.oracle.clicks)
-        assert {row[0].bytes: row[1:] for row in rows} == self.oracle.decisions()
-
-    def decision_of_a_click_is_the_views(self) -> None:
-        query = "SELECT i.id, d.verdict::text, d.run_id FROM unnest(%s::uuid[]) i (id), decision_of(i.id) d"
-        rows = self.conn.execute(query, ([uuid.UUID(bytes=click) for click in CLICKS],)).fetchall()
-        assert {row[0].bytes: row[1:] for row in rows} == self.oracle.decisions()
-        assert len(rows) == len(self.oracle.clicks)
-
-    def a_past_position_is_answered_as_it_was(self) -> None:
-        # one of them a step, another one each time; all of them at the end
-        self._check_as_of(1 + (self.oracle.head * 7919) % self.oracle.head)
-        self._check_as_of(max(1, self.oracle.head - 1))
-
-    def every_past_position_is_answered_as_it_was(self) -> None:
-        for position in range(self.oracle.head + 1):
-            self._check_as_of(position)
-
-    def _check_as_of(self, position: int) -> None:
-        query = "SELECT click_id, verdict::text, run_id FROM authoritative_decisions_as_of(%s)"
-        rows = self.conn.execute(query, (position,)).fetchall()
-        expected = self.oracle.decisions(as_of=position)
-        assert len(rows) == len(expected)
-        assert {row[0].bytes: row[1:] for row in rows} == expected
-
-    def money_is_conserved(self) -> None:
-        posted, written_off = billing.feed_total(self.conn)
-        assert posted == sum(line.posted for line in self.oracle.feed)
-        assert posted + written_off == self.oracle.billed() == sum(t.billed_micros for t in billing.totals(self.conn))
-
-    def no_click_is_credited_more_than_it_was_charged(self) -> None:
-        query = "SELECT click_id, sum(amount_micros), sum(write_off_micros) FROM billing_entries GROUP BY click_id"
-        for click, posted, written_off in self.conn.execute(query):
-            assert {posted, written_off} <= {0, COST_OF[click.bytes]}, (click, posted, written_off)
-
-    def authority_covers_every_position_once(self) -> None:
-        pieces = authority.in_force(self.conn)
-        assert [piece.lo for piece in pieces[1:]] == [piece.hi for piece in pieces[:-1]]
-        assert (pieces[0].lo, pieces[-1].hi) == (1, None)
-        for position in range(1, self.oracle.head + 2):
-            found = [p.run_id for p in pieces if p.lo <= position and (p.hi is None or position < p.hi)]
-            assert found == [self.oracle.decider(position, self.oracle.head)]
-
-    def the_chain_verifies(self) -> None:
-        position, previous = self.verified
-        for entry in log.read(self.conn, after=position):
-            assert entry.position == position + 1
-            assert entry.kind == self.oracle.kinds[position]
-            previous = canonical.entry_hash(
-                entry.position, entry.kind, entry.recorded_at_ms, entry.actor, entry.reason, entry.payload_text,
-                entry.row_count, entry.content_digest, previous,
-            )  # fmt: skip
-            assert entry.chain_hash == previous
-            position = entry.position
-        self.verified = (position, previous)
-        assert position == self.oracle.head
-
 
 @pytest.mark.timeout(0 if SOAK else 900)
 def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str) -> None:
-    prepared = f"machine_{secrets.token_hex(4)}"
-    made = [prepared]
-
-    def url_of(name: str) -> str:
-        return str(servers.database_url).replace("/clickledger?", f"/{name}?")
-
-    with psycopg.connect(servers.database_url, autocommit=True) as admin:
-
-        def clone(name: str, template: str) -> None:
-            names = [sql.Identifier(name), sql.Identifier(template)]
-            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY wal_log").format(*names))
-
-        def drop(name: str) -> None:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-        def new_database() -> str:
-            if len(made) > 1:
-                drop(made.pop())
-            made.append(f"{prepared}_{secrets.token_hex(4)}")
-            clone(made[-1], prepared)
-            return url_of(made[-1])
-
-        clone(prepared, template_database)
-        with database.connect(url_of(prepared)) as conn:
+    with clones.Clones(servers.database_url, template_database) as made:
+        with database.connect(made.prepared) as conn:
             partitions.ensure(conn, {partitions.day_of(click) for click in CLICKS})
-        machine = type("LedgerMachine", (LedgerMachine,), {"new_database": staticmethod(new_database)})
-        try:
-            run_state_machine_as_test(machine, settings=SETTINGS)
-        finally:
-            for name in reversed(made):
-                drop(name)
+        machine = type("LedgerMachine", (LedgerMachine,), {"new_database": staticmethod(made.another)})
+        run_state_machine_as_test(machine, settings=SETTINGS)

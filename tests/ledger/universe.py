@@ -1,0 +1,55 @@
+"""The small world of the state machine: its clicks, and the steps hypothesis draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from batches import Row, at, click_id
+from hypothesis import strategies as st
+
+# A small universe, so that repeats, conflicts and late clicks happen all the time: clicks over two billing periods.
+DAYS = ("2024-01-31", "2024-02-01", "2024-02-29")
+CLICKS = [click_id(at(DAYS[n % 3], n), n) for n in range(20)]
+PERIOD_OF = {click: DAYS[n % 3][:7] for n, click in enumerate(CLICKS)}
+COST_OF = {click: 100 + 2**n for n, click in enumerate(CLICKS)}  # any sum of costs names its clicks
+ADVERTISER_OF = {click: f"adv-{n % 2}" for n, click in enumerate(CLICKS)}
+VERDICTS = {"v": "valid", "i": "invalid", "u": "undecided"}
+
+NUMBERS = st.integers(0, 1_000)  # picks one of however many there are, modulo
+CLICK = st.integers(0, len(CLICKS) - 1)
+CONTENT = st.sampled_from(["first", "first", "first", "other"])
+ROWS = st.lists(st.tuples(CLICK, CONTENT, st.sampled_from("viu")), min_size=1, max_size=6)
+VERDICT_OF_EACH = st.text("viu", min_size=len(CLICKS), max_size=len(CLICKS))
+CARRIED = st.sets(CLICK, max_size=8)
+Rows = Sequence[tuple[int, str, str]]
+
+# Steps and how often each comes up. One rule draws them all: hypothesis switches off half of many rules in most
+# histories, and a publication needs the whole chain before it.
+MONTH = st.integers(1, 9)
+OUTCOMES = st.lists(st.tuples(CLICK, st.sampled_from("pq"), st.integers(0, 2)), max_size=4)
+LIVE = st.sampled_from(["register", "calibrate", "deploy", "deploy", "roll back", "roll back", "counters"])
+STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
+    (5, "append_a_batch", (ROWS,)),
+    (2, "append_under_any_epoch", (ROWS, NUMBERS, NUMBERS)),
+    (1, "record_outcomes", (OUTCOMES,)),
+    (3, "change_what_is_live", (LIVE, NUMBERS)),
+    (1, "plan_a_run", (NUMBERS, st.integers(0, 12), st.integers(1, 5))),
+    (2, "work_one_chunk", (NUMBERS, VERDICT_OF_EACH, CARRIED)),
+    (2, "stage_a_run", (NUMBERS,)),
+    (2, "compare_a_run", (NUMBERS,)),
+    (3, "publish_a_run", (NUMBERS, st.sampled_from([False, False, False, True]))),
+    (3, "compare_and_publish", (NUMBERS, st.sampled_from(["", "", "close_a_period", "revert_a_run"]), MONTH)),
+    (2, "replay_up_to_comparison", (NUMBERS, NUMBERS, VERDICT_OF_EACH, CARRIED)),
+    (3, "replay_and_publish", (st.integers(1, 6), VERDICT_OF_EACH)),
+    (3, "revert_a_run", (NUMBERS,)),
+    (1, "abandon_a_run", (NUMBERS,)),
+    (2, "close_a_period", (MONTH,)),
+    (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),
+]
+STEP = st.one_of([st.tuples(st.just(name), *drawn) for weight, name, drawn in STEPS for _ in range(weight)])
+
+
+def row_of(number: int, content: str, verdict: str) -> Row:
+    click = CLICKS[number]
+    return Row(click, VERDICTS[verdict], content, COST_OF[click], ADVERTISER_OF[click])
