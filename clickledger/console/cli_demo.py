@@ -71,7 +71,7 @@ def _own_settings(given: Settings) -> Settings:
 
 
 def _scene(settings: Settings, clicks: Path | None, file_format: str, cpc_micros: int, count: int, seed: int) -> Scene:
-    from clickledger.console import demo_scene  # noqa: PLC0415
+    from clickledger.console import demo_scene  # noqa: PLC0415 - imported only by the command that needs it
 
     if clicks is not None:
         return demo_scene.from_file(settings, clicks, file_format, cpc_micros)
@@ -79,7 +79,7 @@ def _scene(settings: Settings, clicks: Path | None, file_format: str, cpc_micros
 
 
 def _play(scene: Scene, settings: Settings) -> dict[str, Any]:
-    from clickledger.console import demo, lifecycle, services  # noqa: PLC0415
+    from clickledger.console import demo, lifecycle, services  # noqa: PLC0415 - imported only by the command that needs it
 
     lifecycle.up(settings)
     return demo.play(scene, services.attach(settings))

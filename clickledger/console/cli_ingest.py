@@ -92,8 +92,8 @@ def ingest(
 def _read(
     file: Path, file_format: FileFormat, settings: Settings, cpc_micros: int | None, source: str | None
 ) -> Intake:
-    from clickledger.console import intake_settings  # noqa: PLC0415
-    from clickledger.scoring import intake  # noqa: PLC0415
+    from clickledger.console import intake_settings  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.scoring import intake  # noqa: PLC0415 - imported only by the command that needs it
 
     size = file.stat().st_size if file.is_file() else None
     with output.progress(f"reading {file.name} (bytes)", size) as steps:
@@ -129,9 +129,9 @@ def report_rejected(intake: Intake, as_json: bool) -> None:
 
 def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
     """Have the clicks decided and append the outcomes; starts servers and a worker where none are up."""
-    from clickledger.console import temporary  # noqa: PLC0415
-    from clickledger.ledger import database, outcomes  # noqa: PLC0415
-    from clickledger.scoring import exchange  # noqa: PLC0415
+    from clickledger.console import temporary  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.ledger import database, outcomes  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.scoring import exchange  # noqa: PLC0415 - imported only by the command that needs it
 
     tally = Tally()
     if not intake.clicks:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from clickledger.console import output, provenance_text
+from clickledger.console.cli_ingest import quantiles
 from clickledger.console.demo_scene import Scene
 from clickledger.errors import Unavailable
 from clickledger.ledger import (
@@ -313,8 +314,6 @@ def _prove(story: Story) -> None:
     clicks, live, authoritative, undecided = story.conn.execute(COUNT_CLICKS).fetchone() or (0, 0, -1, 0)
     one = not report.failures["one authoritative decision per click"] and clicks == authoritative
     chain = not (report.failures["chain"] or report.failures["digests"] or report.failures["replay runs"])
-    from clickledger.console.cli_ingest import quantiles  # noqa: PLC0415
-
     story.facts |= {
         "clicks": clicks,
         "live_decisions": live,
