@@ -40,7 +40,7 @@ lint: $(INSTALLED) ## ruff, mypy strict, import contracts
 	$(BIN)/lint-imports
 
 test: lint ## lint, then all tests on a real PostgreSQL and Valkey
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks
