@@ -30,6 +30,7 @@ from clickledger.console import intake_settings, services
 from clickledger.console.answering import Answering
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, NotFound, Refused, Unavailable
 from clickledger.ledger import billing, database
+from clickledger.ledger.rights import Role
 from clickledger.scoring import heartbeat, intake, stream
 from clickledger.scoring.click import Click
 from clickledger.scoring.intake import RejectedClick
@@ -54,7 +55,9 @@ class _State:
         self.pseudonyms: Pseudonyms = intake_settings.pseudonyms(settings)
         self.bounds: Bounds = intake_settings.bounds(settings)
         self.answering = Answering(str(settings.redis_url), settings.answer_seconds_max)
-        self.pool = database.open_pool(str(settings.database_url), application_name="clickledger api", min_size=0)
+        self.pool = database.open_pool(
+            str(settings.database_url), application_name="clickledger api", min_size=0, role=Role.BILLING_READER
+        )
         self.redis_url = str(settings.redis_url)
 
 
