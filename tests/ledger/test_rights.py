@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -290,49 +290,3 @@ def test_scorer_appends_through_the_fenced_function_only(database_url: str) -> N
             append.append(conn, batch(clicks(1, start=9), epoch=7), actor="tests")
         with pytest.raises(errors.Refused, match="may not record an entry of kind rollback_declared"):
             log.record(conn, "rollback_declared", {}, "tests")
-
-
-def test_role_that_the_user_may_not_take_is_refused_with_what_to_do(
-    database_url: str, login: Callable[[str], str]
-) -> None:
-    stranger = login("LOGIN")
-    with pytest.raises(errors.Refused, match="cannot act as clickledger_scorer: expected a migrated"):
-        database.connect(as_user(database_url, stranger), role=Role.SCORER)
-
-
-def test_user_of_one_role_acts_as_that_role_and_as_no_other(database_url: str, login: Callable[[str], str]) -> None:
-    scorer = login("LOGIN IN ROLE clickledger_scorer")
-    with database.connect(as_user(database_url, scorer), role=Role.SCORER) as conn:
-        assert append.append(conn, batch(clicks(3)), actor="tests").new == 3
-    with pytest.raises(errors.Refused, match="cannot act as clickledger_replayer"):
-        database.connect(as_user(database_url, scorer), role=Role.REPLAYER)
-
-
-def test_user_that_never_takes_its_role_is_held_to_it_all_the_same(
-    database_url: str, login: Callable[[str], str]
-) -> None:
-    scorer = login("LOGIN IN ROLE clickledger_scorer")
-    with database.connect(as_user(database_url, scorer)) as conn:
-        assert append.append(conn, batch(clicks(3)), actor="tests").new == 3
-        with pytest.raises(errors.Refused, match="may not record an entry of kind rollback_declared"):
-            log.record(conn, "rollback_declared", {}, "tests")
-
-
-@pytest.fixture
-def login(servers: Any) -> Iterator[Callable[[str], str]]:
-    """Makes users of the server, dropped after the test."""
-    made: list[str] = []
-    with psycopg.connect(servers.database_url, autocommit=True) as admin:
-
-        def make(options: str) -> str:
-            made.append(f"tests_login_{len(made)}")
-            admin.execute(f"CREATE ROLE {made[-1]} {options}".encode())
-            return made[-1]
-
-        yield make
-        for name in made:
-            admin.execute(f"DROP ROLE {name}".encode())
-
-
-def as_user(url: str, user: str) -> str:
-    return url.replace("://clickledger@", f"://{user}@")
