@@ -18,7 +18,7 @@ from clickledger import errors
 from clickledger.ledger import database, rights
 from clickledger.ledger.rights import Grant, Role
 
-ATTEMPTS = 10
+ATTEMPTS = 20
 PUBLIC = "PUBLIC"
 _OURS = "to_regnamespace(quote_ident(current_schema()))"
 # Tables, views and sequences, none of extensions, by the name they are known by: a partition's is that of its root.
@@ -100,25 +100,32 @@ def _role_statements(conn: database.Connection) -> list[str]:
 
 
 def apply(conn: database.Connection) -> None:
-    """Make the rights of the database those of `rights`, in one transaction; nothing happens where they are.
+    """Make the rights of the database those of `rights`; nothing happens where they are.
 
-    Raises Refused with the statements for an administrator where the user may not, Unavailable when a reader keeps a
-    table whose owner has to change.
+    Statement by statement, since a ledger of a year has more partitions than one transaction may hold locks; in between,
+    the user who migrates may do everything, and whatever is cut short goes on with the next call. Raises Refused with
+    the statements for an administrator where the user may not, Unavailable when a reader keeps a table whose owner has
+    to change.
     """
+    for statement in differences(conn):
+        try:
+            _execute(conn, statement)
+        except psycopg.errors.InsufficientPrivilege as error:
+            wanted = "; ".join(differences(conn))
+            raise errors.Refused(f"{_text(error)}: an administrator has to say: {wanted}") from error
+
+
+def _execute(conn: database.Connection, statement: str) -> None:
+    """Run one statement in short attempts: whoever waits behind it for the same table waits no longer than one."""
     for attempt in range(ATTEMPTS):
         try:
             with conn.transaction():
-                conn.execute("SET LOCAL lock_timeout = '2s'")
-                for statement in differences(conn):
-                    conn.execute(statement.encode())
+                conn.execute("SET LOCAL lock_timeout = '500ms'")
+                conn.execute(statement.encode())
+                return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            time.sleep(0.1 * attempt)  # appends that waited behind us go on
-        except psycopg.errors.InsufficientPrivilege as error:
-            wanted = "; ".join(differences(conn))
-            raise errors.Refused(f"{_text(error)}: the owner has to say: {wanted}") from error
-        else:
-            return
-    raise errors.Unavailable(f"expected every table to be free for a moment, none was in {ATTEMPTS} attempts of 2 s")
+            time.sleep(0.05 * (attempt + 1))
+    raise errors.Unavailable(f"expected the lock for {statement!r} within {ATTEMPTS} attempts")
 
 
 def differences(conn: database.Connection) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,9 +13,23 @@ import pytest
 from batches import batch, clicks
 from psycopg import sql
 
+import clickledger
 from clickledger import errors
 from clickledger.ledger import append, database, granting, log, schema
 from clickledger.ledger.rights import Role
+
+
+def test_every_connection_of_a_command_takes_a_role() -> None:
+    package = Path(clickledger.__file__).parent
+    sources = [path for folder in ("scoring", "recovery", "console") for path in (package / folder).glob("*.py")]
+    calls = [
+        (path.name, {keyword.arg for keyword in node.keywords})
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"database.connect", "database.open_pool"}
+    ]
+    assert {name for name, _ in calls} >= {"worker.py", "tasks.py", "api.py", "cli_audit.py", "cli_ingest.py"}
+    assert [name for name, keywords in calls if "role" not in keywords] == []
 
 
 def test_role_that_the_user_may_not_take_is_refused_with_what_to_do(
