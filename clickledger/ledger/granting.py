@@ -102,10 +102,10 @@ def _role_statements(conn: database.Connection) -> list[str]:
 def apply(conn: database.Connection) -> None:
     """Make the rights of the database those of `rights`; nothing happens where they are.
 
-    Statement by statement, since a ledger of a year has more partitions than one transaction may hold locks; in between,
-    the user who migrates may do everything, and whatever is cut short goes on with the next call. Raises Refused with
-    the statements for an administrator where the user may not, Unavailable when a reader keeps a table whose owner has
-    to change.
+    Statement by statement, since a ledger of a year has more partitions than one transaction may hold locks. In
+    between, the user who migrates may do everything; whatever is cut short goes on with the next call. Raises Refused
+    with the statements for an administrator where the user may not, Unavailable when a reader keeps a table whose owner
+    has to change.
     """
     for statement in differences(conn):
         try:
