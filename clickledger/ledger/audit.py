@@ -47,6 +47,7 @@ STRAY_LEAVES = (
     "SELECT l.position FROM leaves l LEFT JOIN log e USING (position) WHERE e.row_count IS NULL OR e.row_count = 0"
 )
 SELECT_RUNS = "SELECT run_id, content_digest FROM replay_runs WHERE content_digest IS NOT NULL ORDER BY run_id"
+COUNT_OF_RUN = "SELECT count(*) FROM delayed_decisions WHERE run_id = %(run)s"
 SELECT_RUN_CHUNKS = """
     SELECT lower(positions), upper(positions), row_count, content_digest
     FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
@@ -248,6 +249,9 @@ def _verify_runs(conn: database.Connection, report: Report) -> None:
     failures = report.check("replay runs")
     for run_id, digest in conn.execute(SELECT_RUNS).fetchall():
         chunks = [(lo, hi, rows, bytes(d)) for lo, hi, rows, d in conn.execute(SELECT_RUN_CHUNKS, (run_id,))]
+        expected, found = sum(chunk[2] for chunk in chunks), _one(conn, COUNT_OF_RUN, {"run": run_id})
+        if found != expected:
+            failures.append(f"run {run_id}: expected {expected} decisions, got {found}")
         if canonical.run_digest(chunks) != bytes(digest):
             failures.append(f"run {run_id}: its chunks do not give the digest recorded when it was staged")
         for number, (lo, hi, row_count, chunk_digest) in enumerate(chunks):

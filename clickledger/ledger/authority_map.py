@@ -8,10 +8,21 @@ Invariants:
 from __future__ import annotations
 
 import heapq
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clickledger.errors import InvariantBroken
+
+
+class ClickIds(NamedTuple):
+    """The smallest and largest click id of something, both included; None = not known, so nothing can be pruned."""
+
+    smallest: uuid.UUID | None = None
+    largest: uuid.UUID | None = None
+
+
+UNKNOWN = ClickIds()
 
 
 class Publication(NamedTuple):
@@ -22,14 +33,19 @@ class Publication(NamedTuple):
     lo: int
     hi: int
     reverted: int | None = None
+    click_ids: ClickIds = UNKNOWN
 
 
 class Piece(NamedTuple):
-    """Positions [lo, hi) are decided by `run_id`; hi None = for ever, run_id None = live."""
+    """Positions [lo, hi) are decided by `run_id`; hi None = for ever, run_id None = live.
+
+    `click_ids` bound the clicks of the run, of which the piece may hold but a part; a live piece has none.
+    """
 
     lo: int
     hi: int | None
     run_id: int | None
+    click_ids: ClickIds = UNKNOWN
 
 
 class MapRow(NamedTuple):
@@ -45,15 +61,16 @@ def topmost(publications: Iterable[Publication], as_of: int | None = None) -> li
     layers = [p for p in publications if _in_force(p, as_of)]
     opening = sorted(layers, key=lambda p: p.lo, reverse=True)
     boundaries = sorted({1, *(p.lo for p in layers), *(p.hi for p in layers)})
-    active: list[tuple[int, int, int]] = []  # (-position, hi, run_id): the newest on top
+    active: list[tuple[int, Publication]] = []  # behind its -position: the newest on top
     pieces: list[Piece] = []
     for lo, hi in zip(boundaries, [*boundaries[1:], None], strict=True):
         while opening and opening[-1].lo <= lo:
             layer = opening.pop()
-            heapq.heappush(active, (-layer.position, layer.hi, layer.run_id))
-        while active and active[0][1] <= lo:
+            heapq.heappush(active, (-layer.position, layer))
+        while active and active[0][1].hi <= lo:
             heapq.heappop(active)
-        _extend(pieces, Piece(lo, hi, active[0][2] if active else None))
+        top = active[0][1] if active else None
+        _extend(pieces, Piece(lo, hi, top.run_id, top.click_ids) if top else Piece(lo, hi, None))
     return pieces
 
 
@@ -101,5 +118,5 @@ def check(pieces: Sequence[Piece]) -> None:
 
 def overlapping(pieces: Iterable[Piece], lo: int, hi: int) -> list[Piece]:
     """The parts of a map that lie in [lo, hi), cut to it."""
-    parts = [Piece(max(p.lo, lo), hi if p.hi is None else min(p.hi, hi), p.run_id) for p in pieces]
+    parts = [p._replace(lo=max(p.lo, lo), hi=hi if p.hi is None else min(p.hi, hi)) for p in pieces]
     return [p for p in parts if p.hi is not None and p.lo < p.hi]

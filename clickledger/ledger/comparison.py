@@ -17,6 +17,7 @@ from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import authority, canonical, database, log, runs
+from clickledger.ledger.authority_map import ClickIds
 
 # A back-charge posts only while its period is open; else it is written off. A credit always posts, unless what it takes
 # back was itself written off: nobody is credited for what was never charged.
@@ -27,7 +28,7 @@ INSERT_ADJUSTMENTS = """
            n.currency, n.slice, o.from_run_id, o.verdict, n.verdict,
            CASE WHEN f.written_off THEN 0 ELSE m.change END, CASE WHEN f.written_off THEN m.change ELSE 0 END,
            p.period, CASE WHEN b.period IS NULL THEN p.period ELSE {open_period} END
-    FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
+    FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id{within}
     CROSS JOIN LATERAL (SELECT click_period(n.click_id) AS period) p
     CROSS JOIN LATERAL (SELECT CASE WHEN n.verdict = 'valid' THEN n.cost_micros ELSE 0 END
                              - CASE WHEN o.verdict = 'valid' THEN o.cost_micros ELSE 0 END AS change) m
@@ -52,7 +53,7 @@ INSERT_TOTALS = """
                count(*) FILTER (WHERE n.carried) AS carried,
                coalesce(sum(o.cost_micros) FILTER (WHERE o.verdict = 'valid'), 0) AS before,
                coalesce(sum(n.cost_micros) FILTER (WHERE n.verdict = 'valid'), 0) AS after
-        FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
+        FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id{within}
         GROUP BY 1, 2, 3),
     lines AS (
         SELECT advertiser_id, slice, currency, sum(amount_micros) AS amount, sum(write_off_micros) AS write_off,
@@ -112,7 +113,8 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
         raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
     adjustment_set = uuid.uuid4()
     with database.translated():
-        compared_at, totals = _compute(conn, run, adjustment_set)
+        bounds = runs.click_ids(conn, run)
+        compared_at, totals = _compute(conn, run, bounds, adjustment_set)
     summary = {name: sum(row[name] for row in totals) for name in SUMMED}
     summary |= {
         "run_id": run_id,
@@ -120,6 +122,7 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
         "compared_at_position": compared_at,
         "flips": summary["to_valid"] + summary["to_invalid"] + summary["to_undecided"],
         "content_digest": run.content_digest.hex(),
+        "click_ids": [str(click_id) for click_id in bounds],
         "totals_digest": totals_digest(totals),
     }
     text = canonical.canonical_json(summary)
@@ -130,7 +133,9 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     return Comparison(entry.position, run_id, adjustment_set, compared_at, digest.hex(), summary, totals)
 
 
-def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID) -> tuple[int, list[dict[str, Any]]]:
+def _compute(
+    conn: database.Connection, run: runs.Run, click_ids: ClickIds, adjustment_set: uuid.UUID
+) -> tuple[int, list[dict[str, Any]]]:
     """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
     with database.snapshot(conn):
         conn.execute("SET LOCAL work_mem = '64MB'")
@@ -140,7 +145,8 @@ def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID
         parts = {
             "set": f"'{adjustment_set}'::uuid",
             "run": f"{run.run_id:d}",
-            "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi),
+            "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi, click_ids=click_ids),
+            "within": authority.within(click_ids, "n.click_id"),
             "layers": _layers(conn, run),
             "open_period": f"'{open_period(conn)}'",
         }

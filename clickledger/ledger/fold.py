@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +47,8 @@ class Folds:
         """Every cache as a set of rows, the authority table with its whole history."""
         published = self.publications.values()
         publications = {
-            (p.position, p.run_id, self._comparison_of[p.position], p.lo, p.hi, p.reverted) for p in published
+            (p.position, p.run_id, self._comparison_of[p.position], p.lo, p.hi, p.reverted, *p.click_ids)
+            for p in published
         }
         return {
             "models": set(self.models.values()),
@@ -59,7 +61,10 @@ class Folds:
             "replay_runs": {tuple(row) for row in self.replay_runs.values()},
             "comparisons": set(self.comparisons.values()),
             "publications": publications,
-            "authority": {(*row.piece, row.since, row.until) for row in authority_map.history(list(published))},
+            "authority": {
+                (*piece[:3], since, until, *piece.click_ids)
+                for piece, since, until in authority_map.history(list(published))
+            },
         }
 
     def apply(self, position: int, kind: str, payload: Payload) -> None:
@@ -122,10 +127,13 @@ class Folds:
             "planned",
             None,
             None,
+            *authority_map.UNKNOWN,
         ]
 
     def _replay_staged(self, position: int, payload: Payload) -> None:
-        self.replay_runs[payload["run_id"]][9:] = ["staged", position, payload["content_digest"]]
+        self.replay_runs[payload["run_id"]][9:] = [
+            "staged", position, payload["content_digest"], *_click_ids(payload)
+        ]  # fmt: skip
 
     def _replay_abandoned(self, _: int, payload: Payload) -> None:
         self.replay_runs[payload["run_id"]][9] = "abandoned"
@@ -137,11 +145,19 @@ class Folds:
     def _replay_published(self, position: int, payload: Payload) -> None:
         lo, hi = payload["positions"]
         self._comparison_of[position] = payload["comparison_id"]
-        self.publications[position] = authority_map.Publication(position, payload["run_id"], lo, hi)
+        self.publications[position] = authority_map.Publication(
+            position, payload["run_id"], lo, hi, click_ids=_click_ids(payload)
+        )
 
     def _replay_reverted(self, position: int, payload: Payload) -> None:
         published = self.publications[payload["publication"]]
         self.publications[published.position] = published._replace(reverted=position)
+
+
+def _click_ids(payload: Payload) -> authority_map.ClickIds:
+    """What an entry says of its click ids; version 0.1.0 said nothing."""
+    bounds = payload.get("click_ids", authority_map.UNKNOWN)
+    return authority_map.ClickIds(*(bound and uuid.UUID(bound) for bound in bounds))
 
 
 def fold(entries: Iterable[tuple[int, str, str]]) -> Folds:

@@ -38,6 +38,11 @@ SELECT_ABOVE = """
     SELECT run_id, position FROM publications
     WHERE positions && int8range(%s, %s) AND position > %s AND reverted_position IS NULL LIMIT 1"""
 
+INSERT_PUBLICATION = """
+    INSERT INTO publications (position, run_id, comparison_id, positions, click_id_min, click_id_max)
+    VALUES (%s, %s, %s, int8range(%s, %s), %s, %s)"""
+NO_CLICK_IDS = [None, None]  # of comparisons made by version 0.1.0
+
 
 class Published(NamedTuple):
     """A publication or revert: its entry's position and how long its transaction took, from lock to commit."""
@@ -55,20 +60,19 @@ def publish(conn: database.Connection, run_id: int, digest: str, actor: str, rea
         started = time.perf_counter()
         run = _staged(writer, run_id)
         comparison_id, summary = _fresh_comparison(writer, run, digest)
+        bounds = summary.get("click_ids", NO_CLICK_IDS)
         payload = {
             "run_id": run_id,
             "comparison_id": comparison_id,
             "digest": digest,
             "positions": [run.lo, run.hi],
+            "click_ids": bounds,
             "clicks": summary["clicks"],
             "flips": summary["flips"],
             "adjustments_micros": summary["adjustments_micros"],
         }
         entry = writer.record("replay_published", payload, actor, reason)
-        writer.execute(
-            "INSERT INTO publications VALUES (%s, %s, %s, int8range(%s, %s), NULL)",
-            (entry.position, run_id, comparison_id, run.lo, run.hi),
-        )
+        writer.execute(INSERT_PUBLICATION, (entry.position, run_id, comparison_id, run.lo, run.hi, *bounds))
         authority.rewrite(writer, entry.position)
     return Published(entry.position, time.perf_counter() - started)
 

@@ -18,13 +18,16 @@ QUERIES = {
     "billing_periods": "SELECT period, closed_position FROM billing_periods",
     "replay_runs": """
         SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
-               incident_id, status, staged_position, encode(content_digest, 'hex') FROM replay_runs""",
+               incident_id, status, staged_position, encode(content_digest, 'hex'), click_id_min, click_id_max
+        FROM replay_runs""",
     "comparisons": "SELECT comparison_id, run_id, compared_at_position, encode(digest, 'hex') FROM comparisons",
     "publications": """
-        SELECT position, run_id, comparison_id, lower(positions), upper(positions), reverted_position
+        SELECT position, run_id, comparison_id, lower(positions), upper(positions), reverted_position, click_id_min,
+               click_id_max
         FROM publications""",
     "authority": """
-        SELECT lower(positions), upper(positions), run_id, lower(in_force), upper(in_force) FROM authority""",
+        SELECT lower(positions), upper(positions), run_id, lower(in_force), upper(in_force), click_id_min, click_id_max
+        FROM authority""",
 }
 
 
