@@ -17,7 +17,7 @@ from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import authority, canonical, database, log, runs
-from clickledger.ledger.authority_map import ClickIds
+from clickledger.ledger.authority_map import SPARSE, ClickIds
 
 # A back-charge posts only while its period is open; else it is written off. A credit always posts, unless what it takes
 # back was itself written off: nobody is credited for what was never charged.
@@ -33,7 +33,7 @@ INSERT_ADJUSTMENTS = """
     CROSS JOIN LATERAL (SELECT CASE WHEN n.verdict = 'valid' THEN n.cost_micros ELSE 0 END
                              - CASE WHEN o.verdict = 'valid' THEN o.cost_micros ELSE 0 END AS change) m
     LEFT JOIN billing_periods b ON b.period = p.period
-    LEFT JOIN (SELECT e.click_id FROM billing_entries e WHERE e.run_id = ANY ({layers})
+    LEFT JOIN (SELECT e.click_id FROM billing_entries e WHERE {told}
                GROUP BY e.click_id HAVING sum(e.write_off_micros) > 0) w ON w.click_id = n.click_id
     CROSS JOIN LATERAL (SELECT CASE WHEN m.change > 0 THEN b.period IS NOT NULL
                                     ELSE w.click_id IS NOT NULL END AS written_off) f
@@ -118,6 +118,7 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     summary = {name: sum(row[name] for row in totals) for name in SUMMED}
     summary |= {
         "run_id": run_id,
+        "kind": run.kind,
         "positions": [run.lo, run.hi],
         "compared_at_position": compared_at,
         "flips": summary["to_valid"] + summary["to_invalid"] + summary["to_undecided"],
@@ -139,15 +140,12 @@ def _compute(
     """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
     with database.snapshot(conn):
         conn.execute("SET LOCAL work_mem = '64MB'")
-        # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
-        conn.execute("SET LOCAL enable_nestloop = off")
         head = log.head(conn)
-        parts = {
+        parts = _of_clicks(conn, run) if run.kind == SPARSE else _of_range(conn, run, click_ids)
+        parts |= {
             "set": f"'{adjustment_set}'::uuid",
             "run": f"{run.run_id:d}",
-            "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi, click_ids=click_ids),
             "within": authority.within(click_ids, "n.click_id"),
-            "layers": _layers(conn, run),
             "open_period": f"'{open_period(conn)}'",
         }
         for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
@@ -158,10 +156,22 @@ def _compute(
         return head.position, totals
 
 
-def _layers(conn: database.Connection, run: runs.Run) -> str:
-    """Every run that was ever published over a part of the range, as an array literal for the planner."""
-    run_ids = {row[0] for row in conn.execute(SELECT_LAYERS, (run.lo, run.hi))}
-    return f"'{{{','.join(str(run_id) for run_id in sorted(run_ids))}}}'::bigint[]"
+def _of_range(conn: database.Connection, run: runs.Run, click_ids: ClickIds) -> dict[str, str]:
+    """The decisions in force over a run's range, and what billing was told by publications over it."""
+    # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
+    conn.execute("SET LOCAL enable_nestloop = off")
+    overriding = authority.overrides(conn, run.lo, run.hi)
+    old = authority.rows_between(authority.in_force(conn), run.lo, run.hi, click_ids=click_ids, overriding=overriding)
+    layers = {row[0] for row in conn.execute(SELECT_LAYERS, (run.lo, run.hi))}
+    listed = ",".join(str(run_id) for run_id in sorted(layers))
+    return {"old": old, "told": f"e.run_id = ANY ('{{{listed}}}'::bigint[])"}
+
+
+def _of_clicks(conn: database.Connection, run: runs.Run) -> dict[str, str]:
+    """The decisions in force of a sparse run's clicks, and what billing was told of them."""
+    clicks, overriding = authority.sparse_clicks(conn, run.run_id), authority.overrides_of(conn, run.run_id)
+    told = f"e.click_id = ANY ({authority.literal(click.click_id for click in clicks)})"
+    return {"old": authority.rows_of(authority.in_force(conn), overriding, clicks), "told": told}
 
 
 def digest_of(summary: str) -> bytes:

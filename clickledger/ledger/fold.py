@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from clickledger.ledger.canonical import canonical_json
 
 Payload = dict[str, Any]
 Row = tuple[Any, ...]
+ClicksOf = Mapping[int, Sequence[authority_map.SparseClick]]
 
 KINDS = (
     "ledger_created", "model_registered", "calibration_set", "deployment_changed", "rollback_declared",
@@ -43,11 +44,18 @@ class Folds:
     publications: dict[int, authority_map.Publication] = field(default_factory=dict)
     _comparison_of: dict[int, int] = field(default_factory=dict)
 
-    def tables(self) -> dict[str, set[Row]]:
-        """Every cache as a set of rows, the authority table with its whole history."""
-        published = self.publications.values()
+    def sparse_runs(self) -> list[int]:
+        """Runs whose clicks `tables` needs: the log pins them by digest and does not list them."""
+        return [run_id for run_id, row in self.replay_runs.items() if row[-1] == authority_map.SPARSE]
+
+    def tables(self, clicks_of: ClicksOf) -> dict[str, set[Row]]:
+        """Every cache as a set of rows, authority and overrides with their whole history.
+
+        `clicks_of` gives the clicks of each of `sparse_runs`.
+        """
+        published = list(self.publications.values())
         publications = {
-            (p.position, p.run_id, self._comparison_of[p.position], p.lo, p.hi, p.reverted, *p.click_ids)
+            (p.position, p.run_id, self._comparison_of[p.position], p.lo, p.hi, p.reverted, *p.click_ids, p.kind)
             for p in published
         }
         return {
@@ -62,9 +70,14 @@ class Folds:
             "comparisons": set(self.comparisons.values()),
             "publications": publications,
             "authority": {
-                (*piece[:3], since, until, *piece.click_ids)
-                for piece, since, until in authority_map.history(list(published))
+                (*piece[:3], since, until, piece.published, *piece.click_ids)
+                for piece, since, until in authority_map.history(published)
             },
+            "authority_overrides": {
+                (*override, since, until)
+                for override, since, until in authority_map.override_history(published, clicks_of)
+            },
+            "sparse_clicks": {(run_id, *click) for run_id in self.sparse_runs() for click in clicks_of.get(run_id, ())},
         }
 
     def apply(self, position: int, kind: str, payload: Payload) -> None:
@@ -128,10 +141,11 @@ class Folds:
             None,
             None,
             *authority_map.UNKNOWN,
+            payload.get("kind", authority_map.RANGE),
         ]
 
     def _replay_staged(self, position: int, payload: Payload) -> None:
-        self.replay_runs[payload["run_id"]][9:] = [
+        self.replay_runs[payload["run_id"]][9:14] = [
             "staged", position, payload["content_digest"], *_click_ids(payload)
         ]  # fmt: skip
 
@@ -146,7 +160,12 @@ class Folds:
         lo, hi = payload["positions"]
         self._comparison_of[position] = payload["comparison_id"]
         self.publications[position] = authority_map.Publication(
-            position, payload["run_id"], lo, hi, click_ids=_click_ids(payload)
+            position,
+            payload["run_id"],
+            lo,
+            hi,
+            click_ids=_click_ids(payload),
+            kind=payload.get("kind", authority_map.RANGE),
         )
 
     def _replay_reverted(self, position: int, payload: Payload) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from clickledger import errors
-from clickledger.ledger import authority, billing, database, log
+from clickledger.ledger import billing, database, log
 
 SELECT_CLICK = """
     SELECT click_id, click_time(click_id) AS event_time, log_position, source, external_id, user_key, session_key,
@@ -34,6 +34,7 @@ SELECT_MODELS = """
 SELECT_CALIBRATIONS = """
     SELECT calibration_version, model_version, thresholds, set_position FROM calibrations
     WHERE calibration_version = ANY (%s)"""
+SELECT_AUTHORITATIVE = "SELECT run_id FROM decision_of(%s)"
 SELECT_OUTCOMES = "SELECT kind, occurred_at_ms, value_micros, log_position FROM outcomes WHERE click_id = %s ORDER BY 2"
 SELECT_CONFLICTS = (
     "SELECT encode(intake_digest, 'hex') AS intake_digest, log_position FROM conflicts WHERE click_id = %s"
@@ -70,7 +71,7 @@ def why(conn: database.Connection, click_id: uuid.UUID) -> dict[str, Any]:
             "click": click,
             "entry": _entry(conn, click["log_position"]),
             "decisions": decisions,
-            "authoritative_run_id": _authoritative(conn, click["log_position"]),
+            "authoritative_run_id": _authoritative(conn, click_id),
             "models": _rows(conn, SELECT_MODELS, versions),
             "calibrations": _rows(conn, SELECT_CALIBRATIONS, calibrations),
             "outcomes": _rows(conn, SELECT_OUTCOMES, click_id),
@@ -121,8 +122,6 @@ def _entry(conn: database.Connection, position: int) -> dict[str, Any]:
     }
 
 
-def _authoritative(conn: database.Connection, position: int) -> int | None:
-    for piece in authority.in_force(conn):
-        if piece.lo <= position and (piece.hi is None or position < piece.hi):
-            return piece.run_id
-    raise errors.InvariantBroken(f"no authority over position {position}")
+def _authoritative(conn: database.Connection, click_id: uuid.UUID) -> int | None:
+    [(run_id,)] = conn.execute(SELECT_AUTHORITATIVE, (click_id,)).fetchall()
+    return None if run_id is None else int(run_id)

@@ -1,4 +1,4 @@
-"""Replay runs: planned over a closed range of positions, staged invisibly, then frozen.
+"""Replay runs: planned over a closed range of positions, staged invisibly, then frozen. Sparse ones: `sparse.py`.
 
 Invariants:
 - a run's range lies below the head when it is planned, so its manifest can never change;
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from clickledger import errors
 from clickledger.ledger import canonical, database, log
-from clickledger.ledger.authority_map import ClickIds
+from clickledger.ledger.authority_map import RANGE, ClickIds
 
 CHUNK_ROWS = 10_000
 MODE = "rescore"  # on recorded snapshots
@@ -24,7 +24,7 @@ SELECT_BATCHES = """
     WHERE position >= %s AND position < %s AND kind = 'clicks_decided' ORDER BY position"""
 SELECT_RUN = """
     SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
-           incident_id, status, content_digest, click_id_min, click_id_max
+           incident_id, status, content_digest, click_id_min, click_id_max, kind
     FROM replay_runs WHERE run_id = %s"""
 INSERT_RUN = """
     INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
@@ -65,6 +65,7 @@ class Run:
     content_digest: bytes | None
     click_id_min: uuid.UUID | None = None  # of its clicks; known once it is staged
     click_id_max: uuid.UUID | None = None
+    kind: str = RANGE  # or SPARSE: some clicks logged in the range, by stated decisions
 
     @property
     def click_ids(self) -> ClickIds:
@@ -191,15 +192,20 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
                 f"there and {counted.rows - counted.inside} elsewhere, in chunks of {done}"
             )
         digest = canonical.run_digest([(lo, hi, rows, bytes(content)) for lo, hi, rows, content, _ in chunks])
-        payload = {
-            "run_id": run_id,
-            "row_count": done,
-            "content_digest": digest.hex(),
-            "click_ids": [str(click_id) for click_id in counted.click_ids],
-        }
-        entry = writer.record("replay_staged", payload, actor)
-        writer.execute(FREEZE, (entry.position, digest, *counted.click_ids, run_id))
+        freeze(writer, run_id, done, digest, counted.click_ids, actor)
     return get(conn, run_id)
+
+
+def freeze(writer: log.Writer, run_id: int, row_count: int, digest: bytes, click_ids: ClickIds, actor: str) -> None:
+    """Make a planned run a staged one, whose decisions are those of `digest` (see `canonical.run_digest`)."""
+    payload = {
+        "run_id": run_id,
+        "row_count": row_count,
+        "content_digest": digest.hex(),
+        "click_ids": [str(click_id) for click_id in click_ids],
+    }
+    entry = writer.record("replay_staged", payload, actor)
+    writer.execute(FREEZE, (entry.position, digest, *click_ids, run_id))
 
 
 class _Count(NamedTuple):
