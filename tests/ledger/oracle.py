@@ -65,7 +65,7 @@ class Line(NamedTuple):
 
 @dataclass
 class Run:
-    """One run over [lo, hi); `written` holds (verdict, carried) by click. A sparse one decides the clicks written only."""
+    """One run over [lo, hi); `written` holds (verdict, carried) by click. A sparse one decides what is written only."""
 
     run_id: int
     lo: int
@@ -75,6 +75,9 @@ class Run:
     digest: str | None = None
     compared_at: int = 0
     sparse: bool = False
+
+    def decides(self, click: bytes, log_position: int) -> bool:
+        return self.lo <= log_position < self.hi and (click in self.written or not self.sparse)
 
 
 @dataclass
@@ -212,7 +215,7 @@ class Oracle:
 
     def clicks_of(self, run: Run) -> list[bytes]:
         """The clicks a run decides, in feed order."""
-        return [click for click in self.manifest(run.lo, run.hi) if click in run.written or not run.sparse]
+        return [click for click in self.manifest(run.lo, run.hi) if run.decides(click, self.clicks[click].position)]
 
     def touch(self, one: Run, other: Run) -> bool:
         """Whether publishing one may change who decides a click of the other; ranges may overlap where no click is."""
@@ -357,7 +360,7 @@ class Oracle:
         known = self.clicks[click]
         at = self.head if as_of is None else as_of
         for publication in reversed(self.publications):
-            if publication.stands_at(at) and click in self.clicks_of(publication.run):
+            if publication.stands_at(at) and publication.run.decides(click, known.position):
                 return Decided(publication.run.written[click][0], publication.run.run_id)
         return Decided(known.given.verdict, None)
 
