@@ -25,7 +25,7 @@ SELECT_DECISIONS = """
            verdict::text, reason, carried
     FROM delayed_decisions WHERE click_id = %(id)s ORDER BY run_id NULLS FIRST"""
 SELECT_STORY = """
-    SELECT r.run_id, r.status, r.incident_id, p.position AS published_position, p.reverted_position
+    SELECT r.run_id, r.kind, r.status, r.incident_id, p.position AS published_position, p.reverted_position
     FROM replay_runs r LEFT JOIN publications p USING (run_id)
     WHERE r.run_id = ANY (%s) ORDER BY r.run_id, p.position"""
 SELECT_MODELS = """
@@ -97,6 +97,7 @@ def _decision(conn: database.Connection, row: dict[str, Any], click: dict[str, A
     moments = [at for part in story for at in (part["published_position"], part["reverted_position"]) if at]
     return row | {
         "recorded": _entry(conn, row["run_id"]),
+        "run_kind": story[0]["kind"],
         "run_status": story[0]["status"],
         "incident_id": story[0]["incident_id"],
         "history": [_entry(conn, at) for at in sorted(moments)],

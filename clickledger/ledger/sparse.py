@@ -38,6 +38,9 @@ SELECT_DECISIONS = f"""
     SELECT {", ".join(COPIED)} FROM decisions
     WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(smallest)s AND %(largest)s
     ORDER BY log_position, line"""
+COPY_STATED = f"""
+    COPY (SELECT {", ".join(CORRECTION_COLUMNS)} FROM delayed_decisions WHERE run_id = {{run_id}} ORDER BY click_id)
+    TO STDOUT (FORMAT binary)"""
 INSERT_RUN = """
     INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
                              status, kind)

@@ -474,6 +474,7 @@ def test_corrections_digest_does_not_depend_on_their_order(two_entries: database
     [
         ("UPDATE delayed_decisions SET verdict = 'valid' WHERE verdict = 'undecided'", "replay runs", "chunk 0"),
         ("DELETE FROM delayed_decisions WHERE verdict = 'undecided'", "replay runs", "expected 2 decisions, got 1"),
+        ("UPDATE delayed_decisions SET reason = '' WHERE verdict = 'undecided'", "replay runs", "that were planned"),
         ("DELETE FROM sparse_clicks WHERE log_position = 3", "folds", "sparse_clicks"),
         ("UPDATE authority_overrides SET run_id = run_id + 1 WHERE log_position = 3", "folds", "authority_overrides"),
         ("DELETE FROM authority_overrides WHERE log_position = 3", "folds", "authority_overrides"),
