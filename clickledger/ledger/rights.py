@@ -74,6 +74,7 @@ RELATIONS: Mapping[str, Relation] = {
     "comparisons": Relation(select=_MONEY, insert=_REPLAYER),
     "comparison_totals": Relation(select=_MONEY, insert=_REPLAYER),
     "adjustments": Relation(select=_MONEY, insert=_REPLAYER),
+    "sparse_clicks": Relation(select=_READERS, insert=_REPLAYER),
     # Caches of folds of the log.
     "models": Relation(select=_SCORING, insert=_REPLAYER),
     "calibrations": Relation(select=_SCORING, insert=_REPLAYER),
@@ -82,10 +83,11 @@ RELATIONS: Mapping[str, Relation] = {
     "incidents": Relation(select=_READERS, insert=_REPLAYER, update=_updated("status", "run_id", "updated_position")),
     "billing_periods": Relation(select=_MONEY, insert=_REPLAYER),
     "replay_runs": Relation(
-        select=_READERS, insert=_REPLAYER, update=_updated("status", "staged_position", "content_digest")
+        select=_READERS, insert=_REPLAYER, update=_updated("status", "staged_position", "content_digest", "click_id_min", "click_id_max")
     ),
     "publications": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("reverted_position")),
     "authority": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("in_force")),
+    "authority_overrides": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("in_force")),
     # Work and evidence beside the log.
     "replay_chunks": Relation(
         select=_READERS,
@@ -115,6 +117,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "record_entry": Function(_WRITERS, as_owner=True),
     "append_batch": Function((Role.SCORER,), as_owner=True),
     "ensure_day": Function(_WRITERS, as_owner=True),
+    "open_overrides": Function(_REPLAYER),
+    "close_overrides": Function(_REPLAYER),
     "summarise_block_ranges": Function(_REPLAYER, as_owner=True),
     # Called by the functions and triggers above only.
     "write_entry": Function(()),
@@ -122,6 +126,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "make_history": Function(()),
     "refuse_change": Function(()),
     "refuse_rows_of_frozen_run": Function(()),
+    "refuse_overlapping_overrides": Function(()),
 }
 
 TYPES = ("verdict", "decided_click")

@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "rights"
-down_revision = "0002"
+down_revision = "sparse"
 branch_labels = None
 depends_on = None
 
