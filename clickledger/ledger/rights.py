@@ -83,7 +83,9 @@ RELATIONS: Mapping[str, Relation] = {
     "incidents": Relation(select=_READERS, insert=_REPLAYER, update=_updated("status", "run_id", "updated_position")),
     "billing_periods": Relation(select=_MONEY, insert=_REPLAYER),
     "replay_runs": Relation(
-        select=_READERS, insert=_REPLAYER, update=_updated("status", "staged_position", "content_digest", "click_id_min", "click_id_max")
+        select=_READERS,
+        insert=_REPLAYER,
+        update=_updated("status", "staged_position", "content_digest", "click_id_min", "click_id_max"),
     ),
     "publications": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("reverted_position")),
     "authority": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("in_force")),

@@ -407,7 +407,8 @@ def test_unbalanced_comparison_cannot_be_published(two_entries: database.Connect
 
 def test_authority_can_never_overlap(two_entries: database.Connection) -> None:
     with pytest.raises(errors.InvariantBroken, match="one_authority"), database.translated():
-        two_entries.execute("INSERT INTO authority VALUES ('[2,3)', 7, '[9,)')")
+        columns = "positions, run_id, in_force, published"
+        two_entries.execute(f"INSERT INTO authority ({columns}) VALUES ('[2,3)', 7, '[9,)', 9)".encode())
     assert isinstance(authority.in_force(two_entries)[0], tuple)
     assert two_entries.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
 
