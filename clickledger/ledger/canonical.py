@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 ENTRY_DOMAIN = b"clickledger:entry:1"
+ENTRY_LEAF_DOMAIN = b"clickledger:entry-leaf:1"
 DECIDED_CLICK_DOMAIN = b"\x00clickledger:decided-click:1"
 DELAYED_DECISION_DOMAIN = b"\x00clickledger:delayed-decision:1"
 OUTCOME_DOMAIN = b"\x00clickledger:outcome:1"
@@ -76,6 +77,14 @@ def entry_hash(
         + length_prefixed(content_digest)
         + previous
     ).digest()
+
+
+def entry_leaf(chain_hash: bytes) -> bytes:
+    """What the Merkle tree holds of an entry: leaf data, not yet hashed; leaf N - 1 is the entry at position N.
+
+    The chain hash covers every field of the entry, its position and all entries before it.
+    """
+    return ENTRY_LEAF_DOMAIN + chain_hash
 
 
 def leaves(domain: bytes, rows: Iterable[bytes]) -> bytes:
