@@ -27,7 +27,7 @@ from clickledger.errors import InvalidSetting
 
 PREFIX = "CLICKLEDGER_"
 
-_SECRETS = frozenset({"database_url", "redis_url", "pseudonym_key"})
+_SECRETS = frozenset({"database_url", "redis_url", "pseudonym_key", "checkpoint_key"})
 
 
 def _none_if_empty(value: object) -> object:
@@ -58,6 +58,10 @@ class Settings(BaseSettings):
 
     pseudonym_key_file: OptionalPath = None  # default: pseudonym.key in the home folder
     pseudonym_key: OptionalSecret = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")  # hex; goes before the file
+
+    checkpoint_key_file: OptionalPath = None  # default: checkpoint.key in the home folder
+    checkpoint_key: OptionalSecret = Field(default=None, pattern=r"^PRIVATE\+KEY\+")  # goes before the file
+    checkpoint_interval_seconds: float = Field(default=60.0, gt=0)  # between signatures, while the log grows
 
     genesis: date = date(2010, 1, 1)  # no click is older
     future_tolerance_seconds: float = Field(default=3600.0, ge=0)  # a click may be this far ahead of its receipt

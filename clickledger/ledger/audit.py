@@ -13,7 +13,17 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, authority_map, canonical, comparison, database, log, rebuild, sparse
+from clickledger.ledger import (
+    authority,
+    authority_map,
+    canonical,
+    checkpoints,
+    comparison,
+    database,
+    log,
+    rebuild,
+    sparse,
+)
 
 Progress = Callable[[int, int], None]
 ENTRIES_PER_STEP = 2_000
@@ -145,6 +155,8 @@ def verify(conn: database.Connection, progress: Progress | None = None) -> Repor
         report.check("artefacts").append(f"model {version}: its artefact is not the one that was registered")
     with _reporting(report.check("folds")):
         report.check("folds").extend(rebuild.differences(conn)[:FAILURES_MAX])
+    with _reporting(report.check("checkpoints")):
+        report.check("checkpoints").extend(checkpoints.verify(conn)[:FAILURES_MAX])
     for seq, following in conn.execute(SELECT_SEQ_FAULT):
         report.check("counting order").append(f"seq {seq}: expected {seq + 1} next, got {following}")
     return report

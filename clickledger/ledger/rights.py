@@ -75,7 +75,9 @@ RELATIONS: Mapping[str, Relation] = {
     "comparison_totals": Relation(select=_MONEY, insert=_REPLAYER),
     "adjustments": Relation(select=_MONEY, insert=_REPLAYER),
     "sparse_clicks": Relation(select=_READERS, insert=_REPLAYER),
+    "checkpoints": Relation(select=_READERS, insert=_REPLAYER),
     # Caches of folds of the log.
+    "merkle_tiles": Relation(select=_READERS, insert=_REPLAYER),
     "models": Relation(select=_SCORING, insert=_REPLAYER),
     "calibrations": Relation(select=_SCORING, insert=_REPLAYER),
     "deployments": Relation(select=_SCORING, insert=_REPLAYER, update=_updated("to_position", "revoked_position")),
@@ -154,6 +156,8 @@ ENTRIES: Mapping[str, Roles] = {
     "replay_compared": _REPLAYER,
     "replay_published": _REPLAYER,
     "replay_reverted": _REPLAYER,
+    "checkpoint_key_set": _REPLAYER,
+    "checkpoint_key_rotated": _REPLAYER,
 }
 
 

@@ -60,6 +60,7 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
         "detect": chosen.detect_interval_seconds,
         "sweep": SWEEP_SECONDS,
         "partitions_ahead": PARTITIONS_SECONDS,
+        "sign_checkpoint": chosen.checkpoint_interval_seconds,
     }
     return {
         name: {"task": f"clickledger.{name}", "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from clickledger import settings
-from clickledger.errors import InvalidSetting
-from clickledger.ledger import database, partitions
+from clickledger.errors import ClickledgerError, InvalidSetting
+from clickledger.ledger import checkpoint_key_file, checkpoints, database, partitions
 from clickledger.ledger.rights import Role
 from clickledger.recovery import anomaly, chunks, progress, steps, working
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
@@ -80,6 +80,20 @@ def partitions_ahead() -> None:
     """Create the partitions of the days to come, so that no append has to."""
     with _connection(settings.load()) as conn:
         partitions.ensure_ahead(conn)
+
+
+@task
+def sign_checkpoint() -> None:
+    """Sign a checkpoint where the log has grown and there is a key; what keeps it from being signed is said."""
+    chosen = settings.load()
+    try:
+        if (key := checkpoint_key_file.of(chosen)) is None:
+            return
+        with _connection(chosen) as conn, steps.alone(conn, "sign_checkpoint") as mine:
+            if mine:
+                checkpoints.sign(conn, key)
+    except ClickledgerError as error:
+        logger.error("no checkpoint was signed: %s", error)
 
 
 def wake(wanted: Any, run_id: int) -> None:

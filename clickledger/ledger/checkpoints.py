@@ -1,0 +1,183 @@
+"""Signed checkpoints: a promise to the outside about every entry up to a size (c2sp.org/tlog-checkpoint).
+
+Invariants:
+- nothing is signed that is inconsistent with what was signed before;
+- a checkpoint is stored with its promise and never changed; whoever holds a copy can hold the ledger to it;
+- signing takes no lock of the log: an entry that can be seen keeps its position and content.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from clickledger import errors
+from clickledger.ledger import checkpoint_keys, database, log, merkle_tiles, signed_note
+
+SELECT_CHECKPOINTS = "SELECT size, root, note FROM checkpoints ORDER BY size"
+SELECT_NEWEST = "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
+INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, root, note) VALUES (%s, %s, %s) ON CONFLICT (size) DO NOTHING"
+
+
+class Checkpoint(NamedTuple):
+    """What a note says: the root over the entries 1 to `size` of the ledger `origin`."""
+
+    origin: str
+    size: int
+    root: bytes
+    note: str
+
+
+def body(origin: str, size: int, root: bytes) -> str:
+    """The text that is signed."""
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
+
+
+def parse(note: str) -> Checkpoint:
+    """The checkpoint that a note holds; no signature is verified. Raises InvalidInput."""
+    text = signed_note.parse(note).text
+    lines = text.split("\n")
+    try:
+        origin, size, root = lines[0], int(lines[1]), base64.b64decode(lines[2], validate=True)
+    except (IndexError, ValueError) as error:
+        raise errors.InvalidInput(f"checkpoint: expected origin, size and root, got {text!r}") from error
+    if text != body(origin, size, root) or len(root) != 32 or size < 1:
+        raise errors.InvalidInput(f"checkpoint: expected origin, size and a root of 32 bytes, got {text!r}")
+    return Checkpoint(origin, size, root, note)
+
+
+def newest(conn: database.Connection) -> Checkpoint | None:
+    """The stored checkpoint that covers most, if there is any."""
+    row = conn.execute(SELECT_NEWEST).fetchone()
+    return parse(row[0]) if row else None
+
+
+def sign(
+    conn: database.Connection,
+    key: signed_note.SigningKey,
+    progress: merkle_tiles.Progress | None = None,
+) -> Checkpoint:
+    """Sign and store a checkpoint over the log as it is now; the newest one when the log has not grown since.
+
+    Raises Conflict when `key` is not the one in force, VerificationFailed when the log does not continue what was
+    signed before.
+    """
+    size, last = log.head(conn).position, newest(conn)
+    _check_in_force(conn, key, size)
+    if last and last.size == size:
+        return last
+    if last and last.size > size:
+        raise errors.VerificationFailed(
+            f"checkpoint over {last.size} entries: the log ends at {size}, {_missing(size, last)}"
+        )
+    merkle_tiles.extend(conn, size, progress)
+    tree = merkle_tiles.Tree(conn)
+    if last and tree.root(last.size) != last.root:
+        raise errors.VerificationFailed(
+            f"checkpoint over {last.size} entries: expected root {last.root.hex()}, the log gives another one: "
+            "run audit verify"
+        )
+    root = tree.root(size)
+    note = signed_note.sign(body(key.name, size, root), key)
+    conn.execute(INSERT_CHECKPOINT, (size, root, note))
+    return Checkpoint(key.name, size, root, note)
+
+
+def verify(conn: database.Connection) -> list[str]:
+    """Keys, checkpoints and tiles against the log, which is read from its beginning; one line for each failure."""
+    head, name = log.head(conn).position, checkpoint_keys.origin(conn)
+    keys = checkpoint_keys.history(conn)
+    failures = checkpoint_keys.problems(keys, name)
+    signed = []
+    for size, root, note in conn.execute(SELECT_CHECKPOINTS).fetchall():
+        found = _note_problems(note, name, keys)
+        if not found and (size, bytes(root)) != parse(note)[1:3]:
+            found = ["its row says otherwise than its note"]
+        failures += [f"checkpoint over {size} entries: {problem}" for problem in found]
+        signed += [] if found else [parse(note)]
+    failures += [
+        f"checkpoint over {point.size} entries: the log ends at {head}, {_missing(head, point)}"
+        for point in signed
+        if point.size > head
+    ]
+    return failures + _differences(conn, head, [point for point in signed if point.size <= head])
+
+
+def check_held(conn: database.Connection, note: str) -> list[str]:
+    """A checkpoint that somebody kept against the log as it is now; one line for each failure.
+
+    Raises InvalidInput when the note is no checkpoint.
+    """
+    held, name = parse(note), checkpoint_keys.origin(conn)
+    keys, head = checkpoint_keys.history(conn), log.head(conn).position
+    failures = [f"held checkpoint over {held.size} entries: {p}" for p in _note_problems(note, name, keys)]
+    if held.origin != name:
+        return failures
+    if held.size > head:
+        failures.append(f"held checkpoint over {held.size} entries: the log ends at {head}, {_missing(head, held)}")
+        return failures
+    kept = [parse(text) for _, _, text in conn.execute(SELECT_CHECKPOINTS) if not _note_problems(text, name, keys)]
+    below = [point for point in kept if point.size <= held.size]
+    return failures + _differences(conn, held.size, [*below, held])
+
+
+def _differences(conn: database.Connection, size: int, signed: list[Checkpoint]) -> list[str]:
+    """What the entries 1 to `size` give otherwise than signed, and which tiles of the cache."""
+    stored = merkle_tiles.stored(conn)
+    if not signed and not stored:
+        return []
+    try:
+        walked = merkle_tiles.walk(conn, size, [point.size for point in signed])
+    except errors.InvariantBroken as error:
+        return [str(error)]
+    wrong = sorted(where for where, root in walked.tiles.items() if stored.get(where, root) != root)
+    failures = []
+    for level, number in wrong:
+        width = merkle_tiles.TILE_WIDTH**level
+        failures.append(
+            f"merkle tile {level}/{number}: entries {number * width + 1} to {(number + 1) * width} give another hash"
+        )
+    false = [point for point in signed if walked.roots[point.size] != point.root]
+    if false:
+        failures.append(_changed(false[0], walked.roots[false[0].size], signed))
+    return failures
+
+
+def _changed(point: Checkpoint, got: bytes, signed: Iterable[Checkpoint]) -> str:
+    """The first checkpoint that does not hold, and between which entries the log was changed.
+
+    Only signatures bound them: whoever rewrites the log can rewrite tiles as well.
+    """
+    after = max((other.size for other in signed if other.size < point.size), default=0)
+    return (
+        f"checkpoint over {point.size} entries: expected root {point.root.hex()}, the log gives {got.hex()}: "
+        f"the first entry that was changed is one of {after + 1} to {point.size}"
+    )
+
+
+def _note_problems(note: str, origin: str, keys: list[checkpoint_keys.KeyEntry]) -> list[str]:
+    """Why a note is no checkpoint of this ledger, signed by the key in force at its size."""
+    try:
+        point = parse(note)
+        if point.origin != origin:
+            return [f"expected one of {origin}, got one of {point.origin}"]
+        key = checkpoint_keys.in_force(keys, point.size)
+        if key is None:
+            return ["no key was in force at that size"]
+        signed_note.open_note(note, [key])
+    except (errors.InvalidInput, errors.VerificationFailed) as error:
+        return [str(error)]
+    return []
+
+
+def _check_in_force(conn: database.Connection, key: signed_note.SigningKey, size: int) -> None:
+    expected = checkpoint_keys.in_force(checkpoint_keys.history(conn), size)
+    if expected != key.verifier:
+        raise errors.Conflict(
+            f"signing key: expected {expected or 'none, since no key was recorded'}, got {key.verifier}"
+        )
+
+
+def _missing(head: int, point: Checkpoint) -> str:
+    return f"entries {head + 1} to {point.size} are missing"
