@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clickledger.console import output, services
+from clickledger.console import output, proofs, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import audit, billing, database, provenance
 from clickledger.ledger.rights import Role
@@ -21,6 +22,13 @@ def register(app: typer.Typer) -> None:
     auditing = typer.Typer(no_args_is_help=True, help="Proof that history is as it was written.")
     auditing.command()(verify)
     app.add_typer(auditing, name="audit")
+
+
+def group(app: typer.Typer) -> typer.Typer:
+    """The `audit` group of the program, for the modules that add commands to it."""
+    return next(
+        found.typer_instance for found in app.registered_groups if found.name == "audit" and found.typer_instance
+    )
 
 
 def why(
@@ -45,6 +53,9 @@ def why(
 
 def verify(
     rescore_rows_max: Annotated[int, typer.Option(min=0, help="Decisions to re-score at most.")] = 50_000,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint held outside: must be consistent with the log.")
+    ] = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,10 +66,11 @@ def verify(
     url = str(settings.database_url)
     with database.connect(url, application_name="clickledger audit", role=Role.AUDITOR_READER) as conn:
         with output.progress("verifying entries") as bar:
-            report = audit.verify(conn, _advance(bar))
+            report = audit.verify(conn, advance(bar))
         with output.progress("re-scoring decisions"):
             rescored = rescore.sample(conn, rescore_rows_max)
-    failures = report.failures | {"re-scored decisions": rescored.failures}
+        held = {} if checkpoint is None else {"held checkpoint": proofs.check_held(conn, checkpoint)}
+    failures = report.failures | held | {"re-scored decisions": rescored.failures}
     for name, lines in failures.items():
         output.say(f"{'ok    ' if not lines else 'FAILED'} {name}")
         for line in lines:
@@ -66,7 +78,7 @@ def verify(
     output.say(
         f"{report.entries} entries, {report.rows} rows; {rescored.exact} of {rescored.rescored} re-scored exactly"
     )
-    ok = report.ok and rescored.ok
+    ok = report.ok and rescored.ok and not any(held.values())
     output.hint("clickledger why CLICK_ID" if ok else "stop writers and restore; keep this report")
     if as_json:
         checks = {name: not lines for name, lines in failures.items()}
@@ -105,16 +117,17 @@ def totals(
         output.result({"totals": named, "feed_posted_micros": posted, "feed_written_off_micros": written_off})
 
 
-def _advance(bar: output.Steps) -> audit.Progress:
+def advance(bar: output.Steps) -> audit.Progress:
+    """What to call with (done, total) so that a bar shows it."""
     seen = 0
 
-    def advance(done: int, total: int) -> None:
+    def moved(done: int, total: int) -> None:
         nonlocal seen
         bar.expect(total)
         bar.advance(done - seen)
         seen = done
 
-    return advance
+    return moved
 
 
 def _plain(value: Any) -> Any:
