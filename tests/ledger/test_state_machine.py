@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import clones
+import genesis
 import hypothesis
 import pytest
 from agreement import Agreement
@@ -56,19 +55,16 @@ SETTINGS = hypothesis.settings(
 class LedgerMachine(RuleBasedStateMachine, Agreement):
     """Every rule does one thing to both and compares the answers; and all that they hold is compared after it."""
 
-    new_database: Callable[[], str]
+    ledger: genesis.Ledger
+    connection: database.Connection
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
-        conn = database.connect(type(self).new_database(), application_name="state-machine")
-        conn.execute("SET synchronous_commit = off")
-        Agreement.__init__(self, conn)
+        self.ledger.set_back(self.connection)
+        Agreement.__init__(self, self.connection)
 
     def teardown(self) -> None:
-        with contextlib.closing(self.conn):
-            self.every_past_position_is_answered_as_it_was()
-            self.the_rest_of_the_feed_arrives_once()
-            assert {name: found for name, found in audit.verify(self.conn).failures.items() if found} == {}
+        self.everything_holds_at_the_end()
 
     @invariant()
     def ledger_and_oracle_agree(self) -> None:
@@ -359,8 +355,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
 
 @pytest.mark.timeout(0 if SOAK else 900)
 def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str) -> None:
-    with clones.Clones(servers.database_url, template_database) as made:
-        with database.connect(made.prepared) as conn:
-            partitions.ensure(conn, {partitions.day_of(click) for click in CLICKS})
-        machine = type("LedgerMachine", (LedgerMachine,), {"new_database": staticmethod(made.another)})
+    days = {partitions.day_of(click) for click in CLICKS}
+    with genesis.Ledger(servers.database_url, template_database, days) as ledger, database.connect(ledger.url) as conn:
+        machine = type("LedgerMachine", (LedgerMachine,), {"ledger": ledger, "connection": conn})
         run_state_machine_as_test(machine, settings=SETTINGS)
