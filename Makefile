@@ -10,10 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint soak-ledger bench clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install everything into it
 	@echo "ready: $(BIN)/clickledger, next: make demo"
@@ -41,6 +41,10 @@ lint: $(INSTALLED) ## ruff, mypy strict, import contracts
 
 test: lint ## lint, then all tests on a real PostgreSQL and Valkey
 	$(BIN)/python -m pytest
+
+soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle, longer races; STEPS=n, CLICKLEDGER_SEED=n
+	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \
+		tests/ledger/test_state_machine.py tests/ledger/test_log_races.py
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks

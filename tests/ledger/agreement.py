@@ -1,7 +1,7 @@
 """What must hold of a ledger and its oracle after every step of any history.
 
-All that is compared after a step comes in one round trip, as one row of JSON; what has an interface of its own (pages of
-the feed, totals, `audit verify`) is asked through it as well, at the end of the history.
+All that is compared after a step comes in one round trip, as one row of JSON; what has an interface of its own (pages
+of the feed, totals, `audit verify`) is asked through it as well, at the end of the history.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from oracle import Decided, Oracle
 from universe import ADVERTISER_OF, CLICKS, COST_OF
 
-from clickledger.ledger import authority, audit, billing, canonical, database, fold, rebuild
+from clickledger.ledger import audit, authority, billing, canonical, database, fold, rebuild
 
 CLICK_OF = {str(uuid.UUID(bytes=click)): click for click in CLICKS}
 IDS = [uuid.UUID(bytes=click) for click in CLICKS]
@@ -41,7 +41,9 @@ EVERYTHING = {
         9,
     ),
 }
-PAST = "SELECT p, d.click_id, d.verdict::text, d.run_id FROM generate_series(0, %s) p, authoritative_decisions_as_of(p) d"
+PAST = """
+    SELECT p, d.click_id::text, d.verdict::text, d.run_id
+    FROM generate_series(0, %s) p, authoritative_decisions_as_of(p) d"""
 
 
 def statement(caches: dict[str, str], widths: dict[str, int]) -> str:
@@ -192,12 +194,11 @@ class Agreement:
 
     def every_past_position_is_answered_as_it_was(self) -> None:
         head = self.oracle.head
-        found = [(p, str(click), *rest) for p, click, *rest in self.conn.execute(PAST, (head,))]
-        self.past_positions_are_answered_as_they_were(range(head + 1), found)
+        self.past_positions_are_answered_as_they_were(range(head + 1), self.conn.execute(PAST, (head,)).fetchall())
 
     def the_rest_of_the_feed_arrives_once(self) -> None:
         while True:
-            page = billing.read(self.conn, self.cursor, 5)
+            page = billing.read(self.conn, self.cursor, 9)
             self.cursor = page.cursor
             self.read_so_far += [self._line(entry) for entry in page.entries]
             if page.at_head:
@@ -210,7 +211,6 @@ class Agreement:
         assert posted + written_off == sum(t.billed_micros for t in billing.totals(self.conn)) == self.oracle.billed()
         for piece in authority.in_force(self.conn):
             assert piece.run_id == self.oracle.decider(piece.lo, self.oracle.head)
-        assert rebuild.differences(self.conn) == []
 
 
 def _decisions(rows: list[Any]) -> dict[bytes, Decided]:

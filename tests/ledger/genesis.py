@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from types import TracebackType
 
+import faults
 import psycopg
 from psycopg import sql
 
@@ -19,6 +20,7 @@ SELECT_TABLES = """
        AND NOT relispartition AND relname <> 'alembic_version' ORDER BY relname"""
 SELECT_SEQUENCES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'"
 HISTORIES_PER_VACUUM = 25
+SETTINGS = ("synchronous_commit = off",)  # nobody reads this database after a crash of the server
 
 
 class Ledger:
@@ -29,27 +31,42 @@ class Ledger:
         self._name = f"machine_{secrets.token_hex(4)}"
         self.url = server_url.replace("/clickledger?", f"/{self._name}?")
         self._histories = 0
+        self.conn: database.Connection
 
     def __enter__(self) -> Ledger:
         self._administer(f"CREATE DATABASE {self._name} TEMPLATE {self._template} STRATEGY wal_log")
-        # A crash of the server may lose the last of this database: nobody reads it again.
-        self._administer(f"ALTER DATABASE {self._name} SET synchronous_commit = off")
-        with database.connect(self.url) as conn:
-            partitions.ensure(conn, self._days)
-            self._remember(conn)
+        for setting in SETTINGS:
+            self._administer(f"ALTER DATABASE {self._name} SET {setting}")
+        self.conn = database.connect(self.url, application_name="state-machine")
+        partitions.ensure(self.conn, self._days)
+        self._remember(self.conn)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.conn.close()
         self._administer(f"DROP DATABASE IF EXISTS {self._name} WITH (FORCE)")
 
-    def set_back(self, conn: database.Connection) -> None:
-        """Nothing is in the ledger but its first entry."""
+    def set_back(self) -> database.Connection:
+        """A connection to the ledger, in which nothing is but its first entry."""
+        if self.conn.broken or self.conn.info.transaction_status:  # a history that failed left it so
+            self.reconnect()
         if self._histories % HISTORIES_PER_VACUUM == 0:
-            conn.execute("VACUUM")
+            self.conn.execute("VACUUM")
         self._histories += 1
-        conn.execute("SELECT genesis.set_back()")
+        self.conn.execute("SELECT genesis.set_back()")
+        return self.conn
+
+    def reconnect(self) -> database.Connection:
+        """Another connection in the place of the one before."""
+        self.conn.close()
+        self.conn = database.connect(self.url, application_name="state-machine")
+        return self.conn
+
+    def end_backend(self) -> None:
+        """End the server process of the connection, and wait until it is gone and its transaction with it."""
+        faults.end_backend(self._server_url, self.conn)
 
     def _remember(self, conn: database.Connection) -> None:
         """Keep a copy of every table and make the function that puts it back."""
@@ -67,7 +84,9 @@ class Ledger:
         body = sql.SQL("BEGIN {} END").format(sql.SQL(" ").join(statements))
         options = "RETURNS void LANGUAGE plpgsql SET session_replication_role = replica"
         conn.execute(
-            sql.SQL("CREATE FUNCTION genesis.set_back() {} AS {}").format(sql.SQL(options), sql.Literal(body.as_string()))
+            sql.SQL("CREATE FUNCTION genesis.set_back() {} AS {}").format(
+                sql.SQL(options), sql.Literal(body.as_string())
+            )
         )
 
     def _administer(self, statement: str) -> None:

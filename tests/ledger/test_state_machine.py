@@ -1,27 +1,21 @@
 """The ledger and its oracle, driven side by side by hypothesis over a real PostgreSQL, compared after every step.
 
-`CLICKLEDGER_SOAK=1` runs many more and longer histories. A failure prints the steps to replay it and its seed blob.
+`make soak-ledger` runs a million steps. A failure prints the steps to replay it and the seed of its block.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import faults
 import genesis
-import hypothesis
+import histories
 import pytest
 from agreement import Agreement
 from batches import batch
-from hypothesis import HealthCheck, Verbosity, event
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis import event
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from oracle import Given, Refusal
 from replays import Replayed, routing, work_chunk
 from universe import CLICKS, COST_OF, PERIOD_OF, ROWS, STEP, VERDICTS, Rows, row_of
@@ -29,26 +23,13 @@ from universe import CLICKS, COST_OF, PERIOD_OF, ROWS, STEP, VERDICTS, Rows, row
 from clickledger import errors
 from clickledger.ledger import (
     append,
-    audit,
     billing,
     comparison,
-    database,
     deployments,
     log,
     outcomes,
-    partitions,
     publication,
     runs,
-)
-
-SOAK = bool(os.environ.get("CLICKLEDGER_SOAK"))
-SETTINGS = hypothesis.settings(
-    max_examples=1_000 if SOAK else 80,
-    stateful_step_count=80 if SOAK else 40,
-    deadline=None,
-    print_blob=True,
-    verbosity=Verbosity.normal,
-    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -56,15 +37,18 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
     """Every rule does one thing to both and compares the answers; and all that they hold is compared after it."""
 
     ledger: genesis.Ledger
-    connection: database.Connection
+    histories = steps = 0  # run so far, of the class
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
-        self.ledger.set_back(self.connection)
-        Agreement.__init__(self, self.connection)
+        Agreement.__init__(self, self.ledger.set_back())
+        self.crash: tuple[int, bool] | None = (
+            None  # in the next call: at which exchange, and whether it is done by then
+        )
 
     def teardown(self) -> None:
         self.everything_holds_at_the_end()
+        type(self).histories += 1
 
     @invariant()
     def ledger_and_oracle_agree(self) -> None:
@@ -72,25 +56,64 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
 
     def both(self, ledger: Callable[[], Any], oracle: Callable[[], Any]) -> tuple[Any, Any] | None:
         """Do it in both; None when both refused it for the same reason."""
+        call = ledger
+        if self.crash is not None:
+            (at, answer_lost), self.crash = self.crash, None
+            call = self._crash_in(ledger, oracle, at, answer_lost)
         try:
             expected = oracle()
         except Refusal as refusal:
             event(f"refused: {ledger.__name__} {refusal.error}")
             try:
-                got = ledger()
+                got = call()
             except errors.ClickledgerError as error:
                 assert type(error).__name__ == refusal.error, error
                 return None
             raise AssertionError(f"expected {refusal.error}, got {got}") from refusal
-        got = ledger()
+        got = call()
         event(f"done: {ledger.__name__}")
-        assert log.head(self.conn).position == self.oracle.head
         return got, expected
+
+    def _crash_in(
+        self, ledger: Callable[[], Any], oracle: Callable[[], Any], at: int, answer_lost: bool
+    ) -> Callable[[], Any]:
+        """End the server process in the middle of a call: all of it, or nothing, has then happened.
+
+        What to call next: the same again, which tells the caller; or what gives the answer, if the call was over first.
+        """
+        try:
+            with faults.fault_at(self.conn, at, self.ledger.end_backend, answer_lost=answer_lost):
+                got = ledger()
+        except faults.LOST:
+            self.conn = self.ledger.reconnect()
+        except errors.ClickledgerError as error:
+            refused = error
+
+            def refuse() -> Any:
+                raise refused
+
+            return refuse
+        else:
+            return lambda: got
+        head = log.head(self.conn).position
+        event(f"crashed {'after' if head > self.oracle.head else 'before'} its commit: {ledger.__name__}")
+        if head > self.oracle.head:
+            oracle()  # it was committed, so it must be allowed
+        if head == self.oracle.head:  # else it takes several entries, of which asking again adds the others
+            self.everything_holds()
+        return ledger
 
     @rule(step=STEP)
     def do(self, step: tuple[Any, ...]) -> None:
+        type(self).steps += 1
         name, *arguments = step
         getattr(self, name)(*arguments)
+
+    def crash_in(self, step: tuple[Any, ...], at: int, answer_lost: bool) -> None:
+        name, *arguments = step
+        self.crash = (at, answer_lost)
+        getattr(self, name)(*arguments)
+        self.crash = None
 
     # --- appending ------------------------------------------------------------------------------------------------
 
@@ -145,6 +168,10 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
             self._calibrate(1 + pick % 3)
         elif what == "deploy":
             self._deploy([1 + pick % len(self.oracle.calibrations), 1 + pick // 7 % len(self.oracle.calibrations)])
+        elif what == "canary":
+            self._canary(1 + pick % len(self.oracle.calibrations), 1 + pick // 7 % len(self.oracle.calibrations), pick)
+        elif what == "promote":
+            self._promote(1 + pick % len(self.oracle.calibrations), pick % 5 == 4)
         elif what == "roll back":
             bad_model = self._probably_live(pick)
             others = [c for c, model in enumerate(self.oracle.calibrations, 1) if model != bad_model]
@@ -178,6 +205,36 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
 
         got, expected = self._surely(self.both(deploy, lambda: self.oracle.deploy(calibrations)))
         assert got == expected == deployments.current(self.conn).epoch
+
+    def _canary(self, stable: int, canary: int, pick: int) -> None:
+        """A share of the users of one slice, or of all, goes to the canary."""
+        of = self.oracle.calibrations
+        share = (0.01, 0.1, 0.5)[pick % 3]
+        routes = [
+            {"slice": ("phone/in", "*")[pick % 2], "share": share, "model": of[canary - 1], "calibration": canary},
+            {"slice": "*", "share": 1.0 - share, "model": of[stable - 1], "calibration": stable},
+        ]
+
+        def deploy_canary() -> int:
+            return deployments.deploy(self.conn, {"routes": routes, "shadow": None}, "machine")
+
+        got, expected = self._surely(self.both(deploy_canary, lambda: self.oracle.deploy([stable, canary])))
+        assert got == expected == deployments.current(self.conn).epoch
+
+    def _promote(self, calibration: int, confused: bool) -> None:
+        """One model for all; the one before stays in its shadow, which decides nothing and is never revoked."""
+        model = self.oracle.calibrations[calibration - 1] + (10 if confused else 0)
+
+        def promote() -> int:
+            return deployments.promote(self.conn, model, calibration, "machine")
+
+        def expected_promotion() -> int:
+            if confused:
+                raise Refusal("NotFound")
+            return self.oracle.deploy([calibration])
+
+        if answers := self.both(promote, expected_promotion):
+            assert answers[0] == answers[1]
 
     def _roll_back(self, bad_model: int, calibration: int) -> None:
         to = routing(self.oracle.calibrations[calibration - 1], calibration)
@@ -259,7 +316,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         self._compare(self._a_run(pick))
 
     def _compare(self, run_id: int) -> None:
-        before, expected_before = self.oracle.head, self.oracle.billed()
+        expected_before = self.oracle.billed()
 
         def compare() -> comparison.Comparison:
             return comparison.compare(self.conn, run_id, "machine")
@@ -273,7 +330,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
             COST_OF[c] for c in self.oracle.manifest(run.lo, run.hi) if self.oracle.decided(c).verdict == "valid"
         )
         assert expected_before == self.oracle.billed()
-        assert got.compared_at_position == before
+        assert got.compared_at_position == run.compared_at
         assert got.summary["flips"] == len(lines)
         assert got.summary["carried"] == sum(carried for _, carried in run.written.values())
         assert got.summary["adjustments_micros"] == sum(line.posted for line in lines)
@@ -353,9 +410,15 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
             assert answers[0] == self.oracle.head
 
 
-@pytest.mark.timeout(0 if SOAK else 900)
-def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str) -> None:
-    days = {partitions.day_of(click) for click in CLICKS}
-    with genesis.Ledger(servers.database_url, template_database, days) as ledger, database.connect(ledger.url) as conn:
-        machine = type("LedgerMachine", (LedgerMachine,), {"ledger": ledger, "connection": conn})
-        run_state_machine_as_test(machine, settings=SETTINGS)
+@pytest.mark.timeout(0)
+def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str, capsys: Any) -> None:
+    goal = histories.goal_of_environment()
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}", flush=True)
+
+    say(f"seed {goal.seed}")
+    ran = histories.run(goal, servers.database_url, template_database, say)
+    assert ran.histories >= goal.histories and ran.steps >= goal.steps
+    say(f"{ran.histories} histories, {ran.steps} steps")
