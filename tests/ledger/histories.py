@@ -26,7 +26,7 @@ from universe import CLICKS
 from clickledger.ledger import partitions
 
 HISTORIES_PER_BLOCK = 25
-LENGTHS = (8, 12, 10, 16, 40)  # steps a history, by the seed of its block
+LENGTHS = (6, 8, 8, 10, 24)  # steps a history, by the seed of its block
 SOAK_LENGTHS = (12, 20, 40, 80)
 
 

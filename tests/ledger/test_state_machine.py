@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import faults
 import genesis
 import histories
+import hypothesis
 import pytest
 from agreement import Agreement
 from batches import batch
-from hypothesis import event
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from oracle import Given, Refusal
 from replays import Replayed, routing, work_chunk
@@ -33,11 +34,16 @@ from clickledger.ledger import (
 )
 
 
+def _raise(error: Exception) -> Any:
+    raise error
+
+
 class LedgerMachine(RuleBasedStateMachine, Agreement):
     """Every rule does one thing to both and compares the answers; and all that they hold is compared after it."""
 
     ledger: genesis.Ledger
     histories = steps = 0  # run so far, of the class
+    exchanges, crashed_at = 0, -1  # of the last call with a fault
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
@@ -58,12 +64,12 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         """Do it in both; None when both refused it for the same reason."""
         call = ledger
         if self.crash is not None:
-            (at, answer_lost), self.crash = self.crash, None
-            call = self._crash_in(ledger, oracle, at, answer_lost)
+            (at, moment), self.crash = self.crash, None
+            call = self._crash_in(ledger, oracle, at, moment)
         try:
             expected = oracle()
         except Refusal as refusal:
-            event(f"refused: {ledger.__name__} {refusal.error}")
+            self._count(f"refused: {ledger.__name__} {refusal.error}")
             try:
                 got = call()
             except errors.ClickledgerError as error:
@@ -71,37 +77,50 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
                 return None
             raise AssertionError(f"expected {refusal.error}, got {got}") from refusal
         got = call()
-        event(f"done: {ledger.__name__}")
+        self._count(f"done: {ledger.__name__}")
         return got, expected
 
     def _crash_in(
-        self, ledger: Callable[[], Any], oracle: Callable[[], Any], at: int, answer_lost: bool
+        self, ledger: Callable[[], Any], oracle: Callable[[], Any], at: int, moment: str
     ) -> Callable[[], Any]:
         """End the server process in the middle of a call: all of it, or nothing, has then happened.
 
         What to call next: the same again, which tells the caller; or what gives the answer, if the call was over first.
         """
         try:
-            with faults.fault_at(self.conn, at, self.ledger.end_backend, answer_lost=answer_lost):
-                got = ledger()
+            answer = self._with_a_fault(ledger, at, moment)
         except faults.LOST:
             self.conn = self.ledger.reconnect()
-        except errors.ClickledgerError as error:
-            refused = error
-
-            def refuse() -> Any:
-                raise refused
-
-            return refuse
+        except errors.ClickledgerError as refused:
+            return self._over_first(functools.partial(_raise, refused))
         else:
-            return lambda: got
+            return self._over_first(lambda: answer)
         head = log.head(self.conn).position
-        event(f"crashed {'after' if head > self.oracle.head else 'before'} its commit: {ledger.__name__}")
+        self._count(f"crashed {'after' if head > self.oracle.head else 'before'} its commit: {ledger.__name__}")
         if head > self.oracle.head:
             oracle()  # it was committed, so it must be allowed
         if head == self.oracle.head:  # else it takes several entries, of which asking again adds the others
             self.everything_holds()
         return ledger
+
+    def _over_first(self, answer: Callable[[], Any]) -> Callable[[], Any]:
+        """The answer had arrived; whether the server process is still there is another matter."""
+        if self.exchanges > self.crashed_at >= 0:
+            self.conn = self.ledger.reconnect()
+        return answer
+
+    def _with_a_fault(self, call: Callable[[], Any], at: int, moment: str) -> Any:
+        self.crashed_at = at
+        with faults.fault_at(self.conn, at, self.ledger.end_backend, moment) as counted:
+            try:
+                return call()
+            finally:
+                self.exchanges = counted.count
+
+    @staticmethod
+    def _count(what: str) -> None:
+        if hypothesis.currently_in_test_context():
+            hypothesis.event(what)
 
     @rule(step=STEP)
     def do(self, step: tuple[Any, ...]) -> None:
@@ -109,9 +128,9 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         name, *arguments = step
         getattr(self, name)(*arguments)
 
-    def crash_in(self, step: tuple[Any, ...], at: int, answer_lost: bool) -> None:
+    def crash_in(self, step: tuple[Any, ...], at: int, moment: str) -> None:
         name, *arguments = step
-        self.crash = (at, answer_lost)
+        self.crash = (at, moment)
         getattr(self, name)(*arguments)
         self.crash = None
 

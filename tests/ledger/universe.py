@@ -50,8 +50,10 @@ STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),
 ]
 _EACH = [st.tuples(st.just(name), *drawn) for weight, name, drawn in STEPS for _ in range(weight)]
-# One step in 40: the server process ends at an exchange of the first call, or once it is done, before the answer.
-CRASH = st.tuples(st.just("crash_in"), st.one_of(_EACH), st.integers(0, 20), st.booleans())
+# One step in 40: the server process ends before, during or after an exchange of the step's first call.
+CRASH = st.tuples(
+    st.just("crash_in"), st.one_of(_EACH), st.integers(0, 9), st.sampled_from(["before", "during", "after"])
+)
 STEP = st.one_of([*_EACH, CRASH])
 
 
