@@ -15,8 +15,8 @@ from clickledger.ledger import database
 MINIMUM_SERVER_VERSION = 150000
 
 
-def migrate(url: str) -> None:
-    """Upgrade the database at `url` to the newest schema; nothing happens when it is there already.
+def migrate(url: str, revision: str = "head") -> None:
+    """Upgrade the database at `url` to the newest schema, or to that of a revision; nothing happens when it is there.
 
     Raises Unavailable when the server does not answer, InvalidInput when it is older than PostgreSQL 15.
     """
@@ -27,7 +27,7 @@ def migrate(url: str) -> None:
         if version < MINIMUM_SERVER_VERSION:
             raise errors.InvalidInput(f"expected PostgreSQL 15 or later, got server version {version}")
         try:
-            command.upgrade(_config(url), "head")
+            command.upgrade(_config(url), revision)
         except OperationalError as error:
             raise errors.Unavailable(f"migration failed: {error.orig}") from error
 
