@@ -6,6 +6,7 @@ written is the kernel's and survives it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,16 @@ class OwnServer:
         self.program("initdb", "-D", str(self.data), *options)
         self.start()
         self.create("clickledger")
+
+    def restored(self, folder: Path, target: str, restore_command: str) -> OwnServer:
+        """Another server on a base backup of this one in `folder`/data, started, replayed up to `target` and opened."""
+        settings = (f"restore_command={restore_command}", target, "recovery_target_action=promote")
+        server = OwnServer(folder, self._programs, settings)
+        signal_file = server.data / "recovery.signal"
+        signal_file.touch()
+        os.chown(signal_file, server.data.stat().st_uid, server.data.stat().st_gid)
+        server.start()
+        return server
 
     def start(self) -> None:
         """Start it, after whatever ended it, and see it answer."""
