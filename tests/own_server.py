@@ -22,12 +22,18 @@ import psycopg
 from clickledger.console import account, postgres, processes
 
 SECONDS_MAX = 60.0
-SETTINGS = ("fsync=off", "listen_addresses=", "shared_buffers=32MB", "max_connections=50", "timezone=UTC")
+SETTINGS = ("fsync=off", "listen_addresses=", "shared_buffers=32MB", "max_connections=100", "timezone=UTC")
 
 
 def shipped_programs() -> Path:
     """bin of the PostgreSQL that comes with the package's `local` extra."""
     return postgres.programs() / "bin"
+
+
+def chosen_programs() -> Path | None:
+    """bin of the PostgreSQL that CLICKLEDGER_TEST_POSTGRES_BIN names; None when the shipped one is tested."""
+    named = os.environ.get("CLICKLEDGER_TEST_POSTGRES_BIN")
+    return Path(named) if named else None
 
 
 class OwnServer:
@@ -130,11 +136,11 @@ class OwnServer:
 
 
 @contextmanager
-def own_server(*settings: str, programs: Path | None = None) -> Iterator[OwnServer]:
-    """A started, empty server, stopped and removed at the end."""
+def own_server(*settings: str) -> Iterator[OwnServer]:
+    """A started, empty server of the version under test, stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="clickledger-own-", dir="/tmp"))
     folder.chmod(0o711)
-    server = OwnServer(folder / "server", programs or shipped_programs(), settings)
+    server = OwnServer(folder / "server", chosen_programs() or shipped_programs(), settings)
     try:
         server.make()
         yield server
