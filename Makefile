@@ -40,7 +40,7 @@ lint: $(INSTALLED) ## ruff, mypy strict, import contracts
 	$(BIN)/lint-imports
 
 test: lint ## lint, then all tests on a real PostgreSQL and Valkey
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Debian's folder, or where a pg_config of version 15 says.
 PG15 ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin) \

@@ -12,6 +12,7 @@ from typing import Any
 from clickledger import settings
 from clickledger.errors import InvalidSetting
 from clickledger.ledger import database, partitions
+from clickledger.ledger.rights import Role
 from clickledger.recovery import anomaly, chunks, progress, steps, working
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
 
@@ -103,5 +104,5 @@ def _policy(chosen: settings.Settings) -> steps.Policy:
 def _connection(chosen: settings.Settings) -> Iterator[database.Connection]:
     if chosen.database_url is None:
         raise InvalidSetting("CLICKLEDGER_DATABASE_URL: expected the address of the ledger, got none")
-    with database.connect(chosen.database_url, application_name="clickledger-recovery") as conn:
+    with database.connect(chosen.database_url, application_name="clickledger-recovery", role=Role.REPLAYER) as conn:
         yield conn

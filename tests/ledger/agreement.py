@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from oracle import Decided, Oracle
 from universe import ADVERTISER_OF, CLICKS, COST_OF
 
-from clickledger.ledger import audit, authority, billing, canonical, database, fold, rebuild
+from clickledger.ledger import audit, authority, authority_map, billing, canonical, database, fold, rebuild
 
 CLICK_OF = {str(uuid.UUID(bytes=click)): click for click in CLICKS}
 IDS = [uuid.UUID(bytes=click) for click in CLICKS]
@@ -33,6 +33,11 @@ EVERYTHING = {
     ),
     "authority": (
         "SELECT lower(positions), upper(positions), run_id FROM authority WHERE upper_inf(in_force) ORDER BY 1",
+        3,
+    ),
+    "sparse": (
+        "SELECT d.run_id, d.click_id, d.log_position FROM delayed_decisions d JOIN replay_runs r USING (run_id)"
+        f" WHERE r.kind = '{authority_map.SPARSE}'",
         3,
     ),
     "entries": (
@@ -65,6 +70,7 @@ class Held(NamedTuple):
     past: list[Any]
     feed: list[Any]
     authority: list[Any]
+    sparse: list[Any]
     entries: list[Any]
     caches: dict[str, list[Any]]
 
@@ -115,6 +121,8 @@ class Agreement:
         self.authority_covers_every_position_once(held)
         self.the_chain_verifies(held)
         self.caches_are_folds(held)
+        if self.oracle.head % 4 == 0:  # costs as much as all the rest
+            self.literal_ranges_give_what_the_view_gives()
 
     def _past_positions(self) -> list[int]:
         """Two of them a step, one another each time; all of them at the end."""
@@ -164,6 +172,18 @@ class Agreement:
             found = [run for lo, hi, run in pieces if lo <= position and (hi is None or position < hi)]
             assert found == [self.oracle.decider(position, self.oracle.head)]
 
+    def literal_ranges_give_what_the_view_gives(self) -> None:
+        """As literals and read by the statement, over a range of its own each time."""
+        head = self.oracle.head
+        lo, hi = sorted((1 + head * 7919 % head, 1 + head * 104729 % (head + 1)))
+        pieces, fields = authority.in_force(self.conn), "click_id, verdict::text"
+        for overriding in (authority.overrides(self.conn, lo, hi + 1), None):
+            query = authority.rows_between(pieces, lo, hi + 1, fields, overriding=overriding)
+            rows = self.conn.execute(query.encode(), prepare=False).fetchall()
+            expected = {click: self.oracle.decided(click) for click in self.oracle.manifest(lo, hi + 1)}
+            assert len(rows) == len(expected)
+            assert {row[0].bytes: row[1:] for row in rows} == expected
+
     def the_chain_verifies(self, held: Held) -> None:
         """Entries since the last step: their hashes follow, and they are those the oracle expects."""
         position, previous = self.verified
@@ -179,9 +199,13 @@ class Agreement:
         assert position == self.oracle.head
 
     def caches_are_folds(self, held: Held) -> None:
-        for table, expected in self.folds.tables().items():
+        clicks_of: dict[int, list[authority_map.SparseClick]] = {run_id: [] for run_id in self.folds.sparse_runs()}
+        for run_id, click, position in held.sparse:
+            clicks_of[run_id].append(authority_map.SparseClick(uuid.UUID(click), position))
+        for table, expected in self.folds.tables(clicks_of).items():
             rows = held.caches[table]
-            assert {tuple(row) for row in rows} == expected, table
+            wanted = {tuple(str(v) if isinstance(v, uuid.UUID) else v for v in row) for row in expected}
+            assert {tuple(row) for row in rows} == wanted, table
             assert len(rows) == len(expected), table
 
     # --- at the end of a history ----------------------------------------------------------------------------------
@@ -190,6 +214,7 @@ class Agreement:
         self.every_past_position_is_answered_as_it_was()
         self.the_rest_of_the_feed_arrives_once()
         self.interfaces_agree_with_what_they_read()
+        self.literal_ranges_give_what_the_view_gives()
         assert {name: found for name, found in audit.verify(self.conn).failures.items() if found} == {}
 
     def every_past_position_is_answered_as_it_was(self) -> None:
