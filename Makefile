@@ -10,10 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger bench clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install everything into it
 	@echo "ready: $(BIN)/clickledger, next: make demo"
@@ -41,6 +41,19 @@ lint: $(INSTALLED) ## ruff, mypy strict, import contracts
 
 test: lint ## lint, then all tests on a real PostgreSQL and Valkey
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Debian's folder, or where a pg_config of version 15 says.
+PG15 ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin) \
+	$(shell pg_config --version 2>/dev/null | grep -q ' 15' && pg_config --bindir))
+
+test-pg15: $(INSTALLED) ## the ledger's tests on PostgreSQL 15; PG15=its folder of programs
+	@if [ ! -x "$(PG15)/postgres" ]; then echo "error: expected PostgreSQL 15 programs in PG15=$(PG15), found none; \
+	on Debian 12: apt-get install postgresql-15" >&2; exit 1; fi
+	CLICKLEDGER_TEST_POSTGRES_BIN=$(PG15) $(BIN)/python -m pytest tests/ledger
+
+soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle, longer races; STEPS=n, CLICKLEDGER_SEED=n
+	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \
+		tests/ledger/test_state_machine.py tests/ledger/test_log_races.py
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks

@@ -4,6 +4,8 @@
 `redis_url`       the session's Valkey, emptied of keys and functions
 `redis_client`    a client of it
 `servers`         the two servers themselves, for tests that need their processes
+
+With CLICKLEDGER_TEST_POSTGRES_BIN the PostgreSQL is that of a folder of programs, say /usr/lib/postgresql/15/bin.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import own_server
 import psycopg
 import pytest
 import redis
 from psycopg import sql
 
-from clickledger.console import processes, services
+from clickledger.console import home, processes, services
 from clickledger.ledger import schema
 
 FOLDER_PREFIX = "clickledger-tests-"
@@ -47,8 +50,13 @@ def servers() -> Iterator[TestServers]:
     folder.chmod(0o711)
     (folder / "owner").write_text(_mark(os.getpid()))
     try:
-        started = services.start_servers(folder / "home")
-        yield TestServers(folder / "home", started.database_url, started.redis_url)
+        if own_server.chosen_programs() is None:
+            started = services.start_servers(folder / "home")
+            yield TestServers(folder / "home", started.database_url, started.redis_url)
+        else:
+            with own_server.own_server() as postgres:
+                place = home.prepare(folder / "home")
+                yield TestServers(folder / "home", postgres.url, services.start_valkey(place, 60.0))
     finally:
         services.stop_servers(folder / "home")
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,8 +15,8 @@ from clickledger.ledger import database, granting
 MINIMUM_SERVER_VERSION = 150000
 
 
-def migrate(url: str) -> None:
-    """Upgrade the database at `url` to the newest schema; nothing happens when it is there already.
+def migrate(url: str, revision: str = "head") -> None:
+    """Upgrade the database at `url` to the newest schema, or to that of a revision; nothing happens when it is there.
 
     Roles are made before, grants after (`granting`). Raises Unavailable when the server does not answer, InvalidInput
     when it is older than PostgreSQL 15, Refused when the user may not make the roles.
@@ -29,10 +29,11 @@ def migrate(url: str) -> None:
             raise errors.InvalidInput(f"expected PostgreSQL 15 or later, got server version {version}")
         granting.make_roles(conn)
         try:
-            command.upgrade(_config(url), "head")
+            command.upgrade(_config(url), revision)
         except OperationalError as error:
             raise errors.Unavailable(f"migration failed: {error.orig}") from error
-        granting.apply(conn)
+        if revision == "head":  # grants are stated for the newest schema
+            granting.apply(conn)
 
 
 def _config(url: str) -> Config:

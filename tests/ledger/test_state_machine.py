@@ -1,28 +1,22 @@
 """The ledger and its oracle, driven side by side by hypothesis over a real PostgreSQL, compared after every step.
 
-`CLICKLEDGER_SOAK=1` runs many more and longer histories. A failure prints the steps to replay it and its seed blob.
+`make soak-ledger` runs a million steps. A failure prints the steps to replay it and the seed of its block.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import clones
+import faults
+import genesis
+import histories
 import hypothesis
 import pytest
 from agreement import Agreement
 from batches import batch
-from hypothesis import HealthCheck, Verbosity, event
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from oracle import Given, Refusal
 from replays import Replayed, routing, work_chunk
 from universe import CLICKS, COST_OF, PERIOD_OF, ROWS, STEP, VERDICTS, Rows, row_of
@@ -30,46 +24,38 @@ from universe import CLICKS, COST_OF, PERIOD_OF, ROWS, STEP, VERDICTS, Rows, row
 from clickledger import errors
 from clickledger.ledger import (
     append,
-    audit,
     billing,
     comparison,
-    database,
     deployments,
     log,
     outcomes,
-    partitions,
     publication,
     runs,
     sparse,
 )
 
-SOAK = bool(os.environ.get("CLICKLEDGER_SOAK"))
-SETTINGS = hypothesis.settings(
-    max_examples=1_000 if SOAK else 80,
-    stateful_step_count=80 if SOAK else 40,
-    deadline=None,
-    print_blob=True,
-    verbosity=Verbosity.normal,
-    suppress_health_check=list(HealthCheck),
-)
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 class LedgerMachine(RuleBasedStateMachine, Agreement):
     """Every rule does one thing to both and compares the answers; and all that they hold is compared after it."""
 
-    new_database: Callable[[], str]
+    ledger: genesis.Ledger
+    histories = steps = 0  # run so far, of the class
+    exchanges, crashed_at = 0, -1  # of the last call with a fault
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
-        conn = database.connect(type(self).new_database(), application_name="state-machine")
-        conn.execute("SET synchronous_commit = off")
-        Agreement.__init__(self, conn)
+        Agreement.__init__(self, self.ledger.set_back())
+        self.crash: tuple[int, bool] | None = (
+            None  # in the next call: at which exchange, and whether it is done by then
+        )
 
     def teardown(self) -> None:
-        with contextlib.closing(self.conn):
-            self.every_past_position_is_answered_as_it_was()
-            self.the_rest_of_the_feed_arrives_once()
-            assert {name: found for name, found in audit.verify(self.conn).failures.items() if found} == {}
+        self.everything_holds_at_the_end()
+        type(self).histories += 1
 
     @invariant()
     def ledger_and_oracle_agree(self) -> None:
@@ -77,25 +63,77 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
 
     def both(self, ledger: Callable[[], Any], oracle: Callable[[], Any]) -> tuple[Any, Any] | None:
         """Do it in both; None when both refused it for the same reason."""
+        call = ledger
+        if self.crash is not None:
+            (at, moment), self.crash = self.crash, None
+            call = self._crash_in(ledger, oracle, at, moment)
         try:
             expected = oracle()
         except Refusal as refusal:
-            event(f"refused: {ledger.__name__} {refusal.error}")
+            self._count(f"refused: {ledger.__name__} {refusal.error}")
             try:
-                got = ledger()
+                got = call()
             except errors.ClickledgerError as error:
                 assert type(error).__name__ == refusal.error, error
                 return None
             raise AssertionError(f"expected {refusal.error}, got {got}") from refusal
-        got = ledger()
-        event(f"done: {ledger.__name__}")
-        assert log.head(self.conn).position == self.oracle.head
+        got = call()
+        self._count(f"done: {ledger.__name__}")
         return got, expected
+
+    def _crash_in(
+        self, ledger: Callable[[], Any], oracle: Callable[[], Any], at: int, moment: str
+    ) -> Callable[[], Any]:
+        """End the server process in the middle of a call: all of it, or nothing, has then happened.
+
+        What to call next: the same again, which tells the caller; or what gives the answer, if the call was over first.
+        """
+        try:
+            answer = self._with_a_fault(ledger, at, moment)
+        except faults.LOST:
+            self.conn = self.ledger.reconnect()
+        except errors.ClickledgerError as refused:
+            return self._over_first(functools.partial(_raise, refused))
+        else:
+            return self._over_first(lambda: answer)
+        head = log.head(self.conn).position
+        self._count(f"crashed {'after' if head > self.oracle.head else 'before'} its commit: {ledger.__name__}")
+        if head > self.oracle.head:
+            oracle()  # it was committed, so it must be allowed
+        if head == self.oracle.head:  # else it takes several entries, of which asking again adds the others
+            self.everything_holds()
+        return ledger
+
+    def _over_first(self, answer: Callable[[], Any]) -> Callable[[], Any]:
+        """The answer had arrived; whether the server process is still there is another matter."""
+        if self.exchanges > self.crashed_at >= 0:
+            self.conn = self.ledger.reconnect()
+        return answer
+
+    def _with_a_fault(self, call: Callable[[], Any], at: int, moment: str) -> Any:
+        self.crashed_at = at
+        with faults.fault_at(self.conn, at, self.ledger.end_backend, moment) as counted:
+            try:
+                return call()
+            finally:
+                self.exchanges = counted.count
+
+    @staticmethod
+    def _count(what: str) -> None:
+        if hypothesis.currently_in_test_context():
+            hypothesis.event(what)
 
     @rule(step=STEP)
     def do(self, step: tuple[Any, ...]) -> None:
+        type(self).steps += 1
         name, *arguments = step
         getattr(self, name)(*arguments)
+
+    def crash_in(self, step: tuple[Any, ...], at: int, moment: str) -> None:
+        name, *arguments = step
+        self.crash = (at, moment)
+        getattr(self, name)(*arguments)
+        self.crash = None
 
     # --- appending ------------------------------------------------------------------------------------------------
 
@@ -150,6 +188,10 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
             self._calibrate(1 + pick % 3)
         elif what == "deploy":
             self._deploy([1 + pick % len(self.oracle.calibrations), 1 + pick // 7 % len(self.oracle.calibrations)])
+        elif what == "canary":
+            self._canary(1 + pick % len(self.oracle.calibrations), 1 + pick // 7 % len(self.oracle.calibrations), pick)
+        elif what == "promote":
+            self._promote(1 + pick % len(self.oracle.calibrations), pick % 5 == 4)
         elif what == "roll back":
             bad_model = self._probably_live(pick)
             others = [c for c, model in enumerate(self.oracle.calibrations, 1) if model != bad_model]
@@ -183,6 +225,36 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
 
         got, expected = self._surely(self.both(deploy, lambda: self.oracle.deploy(calibrations)))
         assert got == expected == deployments.current(self.conn).epoch
+
+    def _canary(self, stable: int, canary: int, pick: int) -> None:
+        """A share of the users of one slice, or of all, goes to the canary."""
+        of = self.oracle.calibrations
+        share = (0.01, 0.1, 0.5)[pick % 3]
+        routes = [
+            {"slice": ("phone/in", "*")[pick % 2], "share": share, "model": of[canary - 1], "calibration": canary},
+            {"slice": "*", "share": 1.0 - share, "model": of[stable - 1], "calibration": stable},
+        ]
+
+        def deploy_canary() -> int:
+            return deployments.deploy(self.conn, {"routes": routes, "shadow": None}, "machine")
+
+        got, expected = self._surely(self.both(deploy_canary, lambda: self.oracle.deploy([stable, canary])))
+        assert got == expected == deployments.current(self.conn).epoch
+
+    def _promote(self, calibration: int, confused: bool) -> None:
+        """One model for all; the one before stays in its shadow, which decides nothing and is never revoked."""
+        model = self.oracle.calibrations[calibration - 1] + (10 if confused else 0)
+
+        def promote() -> int:
+            return deployments.promote(self.conn, model, calibration, "machine")
+
+        def expected_promotion() -> int:
+            if confused:
+                raise Refusal("NotFound")
+            return self.oracle.deploy([calibration])
+
+        if answers := self.both(promote, expected_promotion):
+            assert answers[0] == answers[1]
 
     def _roll_back(self, bad_model: int, calibration: int) -> None:
         to = routing(self.oracle.calibrations[calibration - 1], calibration)
@@ -264,7 +336,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         self._compare(self._a_run(pick))
 
     def _compare(self, run_id: int) -> None:
-        before, expected_before = self.oracle.head, self.oracle.billed()
+        expected_before = self.oracle.billed()
 
         def compare() -> comparison.Comparison:
             return comparison.compare(self.conn, run_id, "machine")
@@ -276,7 +348,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         run.digest = got.digest
         billed = sum(COST_OF[c] for c in self.oracle.clicks_of(run) if self.oracle.decided(c).verdict == "valid")
         assert expected_before == self.oracle.billed()
-        assert got.compared_at_position == before
+        assert got.compared_at_position == run.compared_at
         assert got.summary["flips"] == len(lines)
         assert got.summary["carried"] == sum(carried for _, carried in run.written.values())
         assert got.summary["adjustments_micros"] == sum(line.posted for line in lines)
@@ -381,10 +453,15 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
             assert answers[0] == self.oracle.head
 
 
-@pytest.mark.timeout(0 if SOAK else 900)
-def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str) -> None:
-    with clones.Clones(servers.database_url, template_database) as made:
-        with database.connect(made.prepared) as conn:
-            partitions.ensure(conn, {partitions.day_of(click) for click in CLICKS})
-        machine = type("LedgerMachine", (LedgerMachine,), {"new_database": staticmethod(made.another)})
-        run_state_machine_as_test(machine, settings=SETTINGS)
+@pytest.mark.timeout(0)
+def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_database: str, capsys: Any) -> None:
+    goal = histories.goal_of_environment()
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}", flush=True)
+
+    say(f"seed {goal.seed}")
+    ran = histories.run(goal, servers.database_url, template_database, say)
+    assert ran.histories >= goal.histories and ran.steps >= goal.steps
+    say(f"{ran.histories} histories, {ran.steps} steps")

@@ -29,7 +29,9 @@ Rows = Sequence[tuple[int, str, str]]
 MONTH = st.integers(1, 9)
 OUTCOMES = st.lists(st.tuples(CLICK, st.sampled_from("pq"), st.integers(0, 2)), max_size=4)
 CORRECTIONS = st.lists(st.tuples(CLICK, st.sampled_from("viu")), max_size=4)
-LIVE = st.sampled_from(["register", "calibrate", "deploy", "deploy", "roll back", "roll back", "counters"])
+LIVE = st.sampled_from(
+    ["register", "calibrate", "deploy", "canary", "canary", "promote", "roll back", "roll back", "counters"]
+)
 STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (5, "append_a_batch", (ROWS,)),
     (2, "append_under_any_epoch", (ROWS, NUMBERS, NUMBERS)),
@@ -50,7 +52,12 @@ STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (2, "close_a_period", (MONTH,)),
     (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),
 ]
-STEP = st.one_of([st.tuples(st.just(name), *drawn) for weight, name, drawn in STEPS for _ in range(weight)])
+_EACH = [st.tuples(st.just(name), *drawn) for weight, name, drawn in STEPS for _ in range(weight)]
+# One step in 40: the server process ends before, during or after an exchange of the step's first call.
+CRASH = st.tuples(
+    st.just("crash_in"), st.one_of(_EACH), st.integers(0, 9), st.sampled_from(["before", "during", "after"])
+)
+STEP = st.one_of([*_EACH, CRASH])
 
 
 def row_of(number: int, content: str, verdict: str) -> Row:

@@ -1,0 +1,89 @@
+"""Faults at a statement of our choice: whatever a connection says to its server passes one place, where it is counted.
+
+Everything counts: BEGIN and COMMIT, each step of a COPY, what the library says by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import waiting
+
+from clickledger import errors
+from clickledger.ledger import database
+
+# What a caller gets whose server, or connection, went away: the ledger's word for it, or psycopg's own.
+LOST = (errors.Unavailable, psycopg.OperationalError)
+
+
+class Exchanges:
+    """The exchanges of a connection with its server, counted from 0, and what happens at one of them."""
+
+    def __init__(self, conn: database.Connection, at: int, fault: Callable[[], object]) -> None:
+        self.count = 0
+        self._pass, self._at, self._fault = conn.wait, at, fault
+
+    def _is_the_one(self) -> bool:
+        self.count += 1
+        return self.count - 1 == self._at
+
+    def before(self, generator: Any, *args: Any, **kwargs: Any) -> Any:
+        """The server never hears of the statement."""
+        if self._is_the_one():
+            self._fault()
+        return self._pass(generator, *args, **kwargs)
+
+    def during(self, generator: Any, *args: Any, **kwargs: Any) -> Any:
+        """The statement is sent, and nobody has read an answer."""
+        passed = self._once_sent(generator) if self._is_the_one() else generator
+        return self._pass(passed, *args, **kwargs)
+
+    def after(self, generator: Any, *args: Any, **kwargs: Any) -> Any:
+        """The server has done it and said so, and the caller does not get the answer."""
+        hit = self._is_the_one()
+        answer = self._pass(generator, *args, **kwargs)
+        if hit:
+            self._fault()
+            raise psycopg.OperationalError(f"the answer to exchange {self._at} was lost")
+        return answer
+
+    def _once_sent(self, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """psycopg's own generator, with the fault at the first moment at which it only waits for an answer."""
+        fault = self._fault
+        try:
+            waits_for = next(generator)
+            while True:
+                if waits_for == waiting.Wait.R:
+                    fault()
+                    fault = _nothing
+                waits_for = generator.send((yield waits_for))
+        except StopIteration as stop:
+            return stop.value
+
+
+def _nothing() -> None:
+    """No fault."""
+
+
+@contextmanager
+def fault_at(
+    conn: database.Connection, at: int, fault: Callable[[], object] = _nothing, moment: str = "before"
+) -> Iterator[Exchanges]:
+    """While it lasts, `fault` happens once, before, during or after exchange `at`; -1 = never."""
+    exchanges = Exchanges(conn, at, fault)
+    conn.wait = getattr(exchanges, moment)  # type: ignore[method-assign]  # the one place all statements pass
+    try:
+        yield exchanges
+    finally:
+        del conn.wait
+
+
+def end_backend(admin_url: str, conn: database.Connection) -> None:
+    """End the server process of a connection, and wait until it is gone and its transaction with it."""
+    pid = conn.info.backend_pid
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        row = admin.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)).fetchone()
+    assert row == (True,), f"server process {pid} did not end"
