@@ -13,7 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, database, log, runs
+from clickledger.ledger import authority, database, departed, log, runs
 
 SELECT_NEWEST_COMPARISON = """
     SELECT comparison_id, adjustment_set, compared_at_position, digest, summary
@@ -116,6 +116,7 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> P
             raise errors.Refused(
                 f"run {other}, published at {at}, lies on top of run {run_id}: correct it by a new run"
             )
+        departed.require_whole_run(writer.execute, run_id, "it stays in force")
         payload = {"run_id": run_id, "publication": position, "positions": [lo, hi]}
         entry = writer.record("replay_reverted", payload, actor, reason)
         writer.execute("UPDATE publications SET reverted_position = %s WHERE position = %s", (entry.position, position))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import canonical, database, log
+from clickledger.ledger import canonical, database, departed, log
 
 CHUNK_ROWS = 10_000
 MODE = "rescore"  # on recorded snapshots
@@ -92,12 +92,14 @@ def plan(
     head = log.head(conn)
     if not 1 <= lo < hi <= head.position + 1:
         raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")
-    chunks = cut(conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi, chunk_rows)
+    chunks = cut(departed.without(conn, conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi), lo, hi, chunk_rows)
     if not chunks:
         raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
     last = log.entry(conn, hi - 1)
     with log.writing(conn) as writer:
         _check_calibration(writer, model_version, calibration_version)
+        if gone := writer.execute("SELECT day FROM detached_days WHERE position > %s", (head.position,)):
+            raise errors.Conflict(f"{gone[0][0]} was detached while the run was planned: plan again")
         rows = sum(chunk.row_count for chunk in chunks)
         payload = {
             "positions": [lo, hi],

@@ -76,9 +76,15 @@ def finish(run_id: int) -> None:
 
 @task
 def partitions_ahead() -> None:
-    """Create the partitions of the days to come, so that no append has to."""
-    with _connection(settings.load()) as conn:
+    """Create the partitions of the days to come, so that no append has to, and freeze those of days that are over."""
+    with _connection(settings.load()) as conn, steps.alone(conn, "partitions") as mine:
+        if not mine:
+            return
         partitions.ensure_ahead(conn)
+        if frozen := partitions.freeze_closed(conn):
+            logger.info("froze %d partitions, %s to %s", len(frozen), frozen[-1], frozen[0])
+        for warning in partitions.watch(conn).warnings:
+            logger.warning("%s", warning)
 
 
 def wake(wanted: Any, run_id: int) -> None:
