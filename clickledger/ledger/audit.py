@@ -65,8 +65,10 @@ COUNT_AUTHORITATIVE = "SELECT count(*), count(DISTINCT click_id) FROM authoritat
 SELECT_UNBALANCED = """
     SELECT advertiser_id, campaign_id, currency, coalesce(f.told, 0)::bigint, coalesce(b.billed, 0)::bigint
     FROM (SELECT advertiser_id, campaign_id, currency, sum(told) AS told
-          FROM (SELECT advertiser_id, campaign_id, currency, amount_micros + write_off_micros AS told FROM billing_entries
-                UNION ALL SELECT advertiser_id, campaign_id, currency, told FROM departed_money) lines GROUP BY 1, 2, 3) f
+          FROM (SELECT advertiser_id, campaign_id, currency, amount_micros + write_off_micros AS told
+                FROM billing_entries
+                UNION ALL SELECT advertiser_id, campaign_id, currency, told FROM departed_money) lines
+          GROUP BY 1, 2, 3) f
     FULL JOIN (SELECT advertiser_id, campaign_id, currency, sum(billed) AS billed
                FROM (SELECT advertiser_id, campaign_id, currency, cost_micros AS billed
                      FROM authoritative_decisions WHERE verdict = 'valid'
@@ -114,8 +116,9 @@ SELECT_SEQ_FAULT = """
     JOIN log l ON l.position = s.log_position
     WHERE s.next = s.seq OR (s.next > s.seq + 1 AND s.counter_epoch = s.next_epoch
                              AND l.recorded_at < clock_timestamp() - interval '1 minute'
-                             AND NOT int8range(s.seq + 1, s.next) <@ coalesce((SELECT range_agg(p.seqs) FROM departures p
-                                 JOIN gone_partitions g USING (departure) WHERE g.parent = 'clicks'), '{}'))
+                             AND NOT int8range(s.seq + 1, s.next) <@ coalesce(
+                                 (SELECT range_agg(p.seqs) FROM departures p JOIN gone_partitions g USING (departure)
+                                  WHERE g.parent = 'clicks'), '{}'))
     ORDER BY s.seq LIMIT 1"""
 
 
@@ -301,7 +304,7 @@ def _verify_runs(conn: database.Connection, report: Report) -> None:
 
 
 def _delayed_leaves(conn: database.Connection, copy: str, gone: list[departed.Leaf]) -> bytes:
-    """Leaves of a chunk in (log_position, line) order: of the rows that are there, and as recorded of those that left."""
+    """Leaves of a chunk in (log_position, line) order: of the rows there are, and as recorded of those that left."""
     if not gone:
         return b"".join(group.leaves for group in _grouped(conn, copy, canonical.DELAYED_DECISION_DOMAIN))
     there = [

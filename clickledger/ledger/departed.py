@@ -40,6 +40,9 @@ SELECT_COUNTS = """
     SELECT parent, sum(CASE WHEN parent = 'delayed_decisions' THEN delayed ELSE clicks END)::bigint
     FROM gone_partitions GROUP BY parent"""
 SELECT_MONEY = "SELECT advertiser_id, campaign_id, currency, told, billed FROM departed_money ORDER BY 1, 2, 3"
+SELECT_SUMS_OF_DAY = """
+    SELECT advertiser_id, campaign_id, currency, sum(charged_micros)::bigint, sum(billed_micros)::bigint
+    FROM departed_totals JOIN detached_days USING (departure) WHERE day = %s GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
 SELECT_TOTALS = """
     SELECT t.currency, sum(t.clicks)::bigint, sum(t.valid)::bigint, sum(t.invalid)::bigint, sum(t.undecided)::bigint,
            sum(t.billed_micros)::bigint, sum(t.undecided_micros)::bigint, sum(t.charged_micros)::bigint
@@ -98,7 +101,7 @@ class Totals(NamedTuple):
 
 @contextmanager
 def standing_still(conn: database.Connection) -> Iterator[None]:
-    """No day is detached while the block lasts; waits for a detach under way. For whoever reads in several statements."""
+    """No day is detached while the block lasts; waits for one under way. For whoever reads in several statements."""
     conn.execute(f"SELECT pg_advisory_lock_shared({ADVISORY_LOCK})".encode())
     try:
         yield
@@ -109,14 +112,14 @@ def standing_still(conn: database.Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(conn: database.Connection) -> Iterator[None]:
-    """`database.snapshot` that a detach cannot divide: its tables are locked (ACCESS SHARE) before its moment is chosen."""
+    """`database.snapshot` that a detach cannot divide: it locks (ACCESS SHARE) the tables before it is taken."""
     with database.snapshot(conn):
         conn.execute("LOCK TABLE clicks, decisions, delayed_decisions IN ACCESS SHARE MODE")
         yield
 
 
 def missing_lines(conn: database.Connection, lo: int, hi: int) -> dict[int, set[int]]:
-    """Lines of the batch entries at positions [lo, hi) whose rows are gone, by position; entries that lack none are absent.
+    """Lines of the batch entries at positions [lo, hi) whose rows are gone, by position; whole entries are absent.
 
     The leaves of these lines are still in `leaves`.
     """
@@ -126,7 +129,7 @@ def missing_lines(conn: database.Connection, lo: int, hi: int) -> dict[int, set[
 def missing_delayed(conn: database.Connection, run_id: int, lo: int, hi: int) -> list[Leaf]:
     """Leaves of a run's delayed decisions over positions [lo, hi) that are gone, in (log_position, line) order.
 
-    Merged with the leaves of those that are left, they must give the digests that were staged: so they prove themselves.
+    Merged with the leaves of those that are left, they must give the digest that was staged: so they prove themselves.
     """
     found = []
     for position, lines, leaves in conn.execute(SELECT_MISSING_DELAYED, {"run": run_id, "lo": lo, "hi": hi}):
@@ -144,8 +147,13 @@ def detached_counts(conn: database.Connection) -> dict[str, int]:
 
 
 def detached_money(conn: database.Connection) -> list[Money]:
-    """What gone charges told and gone decisions billed, by advertiser, campaign and currency (the view departed_money)."""
+    """What gone charges told and gone decisions billed: the view departed_money."""
     return [Money(*row) for row in conn.execute(SELECT_MONEY)]
+
+
+def sums_of(conn: database.Connection, day: date) -> list[Money]:
+    """What left with a detached day by advertiser, campaign and currency: balances to open with."""
+    return [Money(*row) for row in conn.execute(SELECT_SUMS_OF_DAY, (day,))]
 
 
 def totals(conn: database.Connection, as_of: int) -> list[Totals]:
@@ -197,16 +205,16 @@ def halfway(conn: database.Connection) -> list[str]:
 
 
 def without(conn: database.Connection, batches: Iterable[tuple[int, int]], lo: int, hi: int) -> list[tuple[int, int]]:
-    """(position, row_count) of batch entries of [lo, hi), each less the lines of detached days; empty ones are left out."""
+    """(position, row_count) of batch entries of [lo, hi) less the lines of detached days; none that are empty then."""
     gone = {position: len(_lines(lines)) for position, lines in conn.execute(SELECT_RECORDED, {"lo": lo, "hi": hi})}
     left = ((position, rows - gone.get(position, 0)) for position, rows in batches)
     return [(position, rows) for position, rows in left if rows]
 
 
 def require_whole_run(execute: Execute, run_id: int, so: str) -> None:
-    """Raises Refused, with the consequence `so`, when decisions of a run are gone: what it decides cannot change any more.
+    """Raises Refused, with the consequence `so`, when decisions of a run are gone: what it decides is settled.
 
-    `execute` runs a statement and answers its rows, so that it can be asked under the log lock; it takes index look-ups.
+    `execute` runs a statement and answers its rows. It takes look-ups in indexes only, so the log lock may be held.
     """
     if found := execute(SELECT_ROWS_OF_RUN, (run_id,)):
         day, position = found[0]
@@ -214,7 +222,7 @@ def require_whole_run(execute: Execute, run_id: int, so: str) -> None:
 
 
 def _lines(lines: Multirange[Any]) -> set[int]:
-    return {line for part in lines for line in range(part.lower, part.upper)}
+    return {line for part in lines for line in range(int(part.lower or 0), int(part.upper or 0))}
 
 
 def _date_of(click_id: uuid.UUID) -> date | None:

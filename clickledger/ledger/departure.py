@@ -168,7 +168,7 @@ def _groups(conn: database.Connection, copy: str, domain: bytes) -> Iterator[_Gr
 
 
 def _copied(conn: database.Connection, copy: str) -> Iterator[bytes]:
-    """Tuples of a binary COPY: int16 field count, then each field behind its int32 length; header and trailer left out."""
+    """Tuples of a binary COPY: int16 field count, then each field behind its int32 length; no header or trailer."""
     with conn.cursor() as cursor, cursor.copy(copy.encode()) as stream:
         for number, data in enumerate(stream):
             row = bytes(data)[19:] if number == 0 else bytes(data)

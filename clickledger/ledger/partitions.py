@@ -1,8 +1,8 @@
-"""Day partitions of clicks and decisions: made ahead of the rows that need them, watched, frozen when their day is over.
+"""Day partitions of clicks and decisions: made ahead of their rows, watched, frozen when their day is over.
 
 Invariants:
-- making a day waits for no reader and no appender, and none of them for it: nothing stronger than SHARE UPDATE EXCLUSIVE
-  is taken on what exists already;
+- making a day waits for no reader and no appender, and none of them for it: nothing stronger than SHARE UPDATE
+  EXCLUSIVE is taken on what exists already;
 - nobody queues behind our DDL for long: it gives up its place after `LOCK_TIMEOUT` and asks again.
 """
 
@@ -44,7 +44,8 @@ SELECT_TODAY = "SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date"
 COUNT_UNDATED = "SELECT count(*) FROM (SELECT 1 FROM {} LIMIT %s) rows"
 # Partitions of days that are over, whose size is not the one at which they were frozen; the newest days first.
 SELECT_TO_FREEZE = """
-    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid LEFT JOIN frozen_partitions f ON f.name = c.relname
+    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    LEFT JOIN frozen_partitions f ON f.name = c.relname
     WHERE i.inhparent = ANY (%s::regclass[]) AND NOT i.inhdetachpending AND c.relname ~ '_[0-9]{8}$'
       AND right(c.relname, 8) < to_char(%s::date, 'YYYYMMDD') AND f.bytes IS DISTINCT FROM pg_relation_size(c.oid)
     ORDER BY right(c.relname, 8) DESC, c.relname"""
@@ -62,8 +63,8 @@ NOTE_FROZEN = """
 class Watch:
     """How far ahead days exist, without a gap from tomorrow on, and what should not be.
 
-    `undated` counts clicks that carry a time before 2010, up to `UNDATED_COUNT_MAX`; `unfrozen` counts partitions of days
-    that are over and not frozen at their present size.
+    `undated` counts clicks that carry a time before 2010, up to `UNDATED_COUNT_MAX`; `unfrozen` counts partitions of
+    days that are over and not frozen at their present size.
     """
 
     days_ahead: int

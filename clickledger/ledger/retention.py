@@ -78,7 +78,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A day older than the retention: about how many clicks, how many bytes, and why it may not leave (None: it may)."""
+    """A day older than the retention: about how many clicks, bytes, and why it may not leave (None: it may)."""
 
     day: date
     clicks: int
@@ -88,7 +88,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """A day that was detached: its entry, how many clicks and delayed decisions it took, and the entry that dropped it."""
+    """A detached day: its entry, how many clicks and delayed decisions it took, and the entry that dropped it."""
 
     day: date
     position: int
@@ -122,9 +122,7 @@ def release(conn: database.Connection, hold_id: int, actor: str, reason: str) ->
         if known.released_position is not None:
             raise errors.Conflict(f"legal hold {hold_id} was released at position {known.released_position}")
         entry = writer.record("legal_hold_released", {"hold_id": hold_id}, actor, reason)
-        writer.execute(
-            "UPDATE legal_holds SET released_position = %s WHERE hold_id = %s", (entry.position, hold_id)
-        )
+        writer.execute("UPDATE legal_holds SET released_position = %s WHERE hold_id = %s", (entry.position, hold_id))
     return Hold(hold_id, known.first_day, known.last_day, entry.position)
 
 
@@ -138,6 +136,13 @@ def detached(conn: database.Connection) -> list[Detached]:
     return [Detached(*row) for row in conn.execute(SELECT_DETACHED)]
 
 
+def get(conn: database.Connection, day: date) -> Detached:
+    """A detached day. Raises NotFound when it was not."""
+    if found := [known for known in detached(conn) if known.day == day]:
+        return found[0]
+    raise errors.NotFound(f"{day} was not detached")
+
+
 def plan(conn: database.Connection, months: int = MONTHS) -> list[Candidate]:
     """The attached days older than the retention, oldest first, and what keeps each from leaving. Changes nothing."""
     last = _last_day(conn, months)
@@ -147,7 +152,9 @@ def plan(conn: database.Connection, months: int = MONTHS) -> list[Candidate]:
 def _candidate(conn: database.Connection, day: date, months: int) -> Candidate:
     names = [partitions.name_of(parent, day) for parent in partitions.PARENTS]
     size, clicks = conn.execute(SELECT_SIZES, {"names": names, "clicks": names[0]}).fetchone() or (0, 0)
-    return Candidate(day, clicks or 0, size, _refusal(conn, day, months, TOUCHED_ROWS.format(day=departure.condition(day))))
+    return Candidate(
+        day, clicks or 0, size, _refusal(conn, day, months, TOUCHED_ROWS.format(day=departure.condition(day)))
+    )
 
 
 def _refusal(conn: database.Connection, day: date, months: int, touched: str) -> str | None:
@@ -186,7 +193,7 @@ def detach(conn: database.Connection, day: date, actor: str, reason: str, months
             _record(conn, day, actor, reason, months)
         for parent in partitions.PARENTS:
             _detach_table(conn, parent, partitions.name_of(parent, day))
-    return next(found for found in detached(conn) if found.day == day)
+    return get(conn, day)
 
 
 def drop(conn: database.Connection, day: date, actor: str, reason: str) -> Detached:
@@ -207,14 +214,16 @@ def drop(conn: database.Connection, day: date, actor: str, reason: str) -> Detac
                 conn.execute("SET LOCAL lock_timeout = 0")  # the log lock is waited for as by everybody else
                 with log.writing(conn) as writer:
                     if found := writer.execute(SELECT_HOLD_OVER, (day,)):
-                        raise errors.Refused(f"{day} is under legal hold {found[0][0]} since it was asked to be dropped")
+                        raise errors.Refused(
+                            f"{day} is under legal hold {found[0][0]} since it was asked to be dropped"
+                        )
                     payload = {"day": day.isoformat(), "detached_position": position, "tables": names}
                     entry = writer.record("day_dropped", payload, actor, reason)
                     statement = "UPDATE detached_days SET dropped_position = %s WHERE day = %s"
                     writer.execute(statement, (entry.position, day))
 
         partitions.patiently(attempt, f"drop of {day}")
-    return next(found for found in detached(conn) if found.day == day)
+    return get(conn, day)
 
 
 def _droppable(conn: database.Connection, day: date) -> int:
@@ -249,9 +258,7 @@ def _record(conn: database.Connection, day: date, actor: str, reason: str, month
         raise
 
 
-def _written(
-    conn: database.Connection, day: date, computed: Departure, actor: str, reason: str, months: int
-) -> bool:
+def _written(conn: database.Connection, day: date, computed: Departure, actor: str, reason: str, months: int) -> bool:
     """Whether the entry was written: not when anything but traffic happened since the departure was computed."""
     with log.writing(conn) as writer:
         if writer.execute(SELECT_CHANGE_SINCE, (computed.computed_at,)):
@@ -307,7 +314,7 @@ def _detach_table(conn: database.Connection, parent: str, name: str) -> None:
         how = "FINALIZE" if pending[0] else "CONCURRENTLY"
         statement = f"ALTER TABLE {{parent}} DETACH PARTITION {{name}} {how}"
         with partitions.session_lock_timeout(conn):
-            conn.execute(sql.SQL(statement).format(**names))  # type: ignore[arg-type]  # `how` is one of two words
+            conn.execute(sql.SQL(statement).format(**names))
 
     partitions.patiently(attempt, f"detach of {name}")
 

@@ -145,11 +145,15 @@ def test_undated_clicks_are_warned_of(conn: database.Connection) -> None:
 def test_day_that_is_over_is_frozen_once(conn: database.Connection) -> None:
     append.append(conn, batch(clicks(20)), actor="tests")
     assert partitions.watch(conn).unfrozen == 3
-    assert sorted(partitions.freeze_closed(conn)) == ["clicks_20240310", "decisions_20240310", "delayed_decisions_20240310"]
+    assert sorted(partitions.freeze_closed(conn)) == [
+        "clicks_20240310",
+        "decisions_20240310",
+        "delayed_decisions_20240310",
+    ]
     assert conn.execute(FROZEN_PAGES, ("clicks_20240310",)).fetchone() == (True, True)
-    assert conn.execute("SELECT age(relfrozenxid) < 100 FROM pg_class WHERE relname = 'clicks_20240310'").fetchone() == (
-        True,
-    )
+    assert conn.execute(
+        "SELECT age(relfrozenxid) < 100 FROM pg_class WHERE relname = 'clicks_20240310'"
+    ).fetchone() == (True,)
     assert (partitions.freeze_closed(conn), partitions.watch(conn).unfrozen) == ([], 0)
 
 

@@ -90,7 +90,12 @@ def test_entry_names_what_is_gone_line_by_line(lived: database.Connection) -> No
     assert departed.missing_lines(lived, 3, 4) == {3: {0, 1}}
     assert departed.detached_counts(lived) == {"clicks": 8, "decisions": 8, "delayed_decisions": 8}
     payload = log.entry(lived, done.position).payload
-    assert (payload["day"], payload["clicks"], payload["delayed"], payload["retention_months"]) == ("2024-03-10", 8, 8, 13)
+    assert (payload["day"], payload["clicks"], payload["delayed"], payload["retention_months"]) == (
+        "2024-03-10",
+        8,
+        8,
+        13,
+    )
     assert payload["sums"] == {"EUR": {"clicks": 8, "billed_micros": 3_000, "charged_micros": 6_000}}
 
 
@@ -168,7 +173,8 @@ def test_empty_day_leaves_as_well(conn: database.Connection) -> None:
         ("DELETE FROM departed_rows WHERE run_id = 0 AND log_position = 3", "digests"),
         ("UPDATE departed_rows SET leaves = leaves || leaves WHERE run_id > 0 AND log_position = 2", "detached days"),
         ("UPDATE departed_rows SET leaves = sha256('x') || substr(leaves, 33) WHERE run_id > 0", "replay runs"),
-        ("UPDATE departed_totals SET charged_micros = charged_micros + 1, billed_micros = billed_micros + 1", "detached days"),
+        ("UPDATE departed_totals SET charged_micros = charged_micros + 1, billed_micros = billed_micros + 1",
+         "detached days"),
         ("UPDATE departed_totals SET billed_micros = 0", "money"),
         ("UPDATE departures SET seqs = '{[1,1000)}'", "detached days"),
         ("UPDATE detached_days SET settled_position = 1", "folds"),
@@ -178,9 +184,7 @@ def test_empty_day_leaves_as_well(conn: database.Connection) -> None:
         ("ALTER TABLE clicks DETACH PARTITION clicks_20240311", "digests"),
     ],
 )  # fmt: skip
-def test_what_is_said_of_a_detached_day_cannot_be_forged(
-    lived: database.Connection, forgery: str, check: str
-) -> None:
+def test_what_is_said_of_a_detached_day_cannot_be_forged(lived: database.Connection, forgery: str, check: str) -> None:
     detach(lived)
     with lived.transaction():
         lived.execute("SET LOCAL session_replication_role = replica")
