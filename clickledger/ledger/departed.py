@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import date
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg.types.multirange import Multirange
 
 from clickledger import errors
@@ -112,7 +113,13 @@ def standing_still(conn: database.Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(conn: database.Connection) -> Iterator[None]:
-    """`database.snapshot` that a detach cannot divide: it locks (ACCESS SHARE) the tables before it is taken."""
+    """`database.snapshot` that a detach cannot divide: it locks (ACCESS SHARE) the tables before it is taken.
+
+    Within a transaction of the caller's it is that one's moment.
+    """
+    if conn.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+        yield
+        return
     with database.snapshot(conn):
         conn.execute("LOCK TABLE clicks, decisions, delayed_decisions IN ACCESS SHARE MODE")
         yield
