@@ -121,7 +121,8 @@ def snapshot(conn: database.Connection) -> Iterator[None]:
         yield
         return
     with database.snapshot(conn):
-        conn.execute("LOCK TABLE clicks, decisions, delayed_decisions IN ACCESS SHARE MODE")
+        # ONLY: a detach waits for whoever holds the parent; its partitions would be hundreds of locks more
+        conn.execute("LOCK TABLE ONLY clicks, ONLY decisions, ONLY delayed_decisions IN ACCESS SHARE MODE")
         yield
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from batches import batch, clicks
 
 from clickledger import errors
-from clickledger.ledger import append, database, partitions
+from clickledger.ledger import append, database, departure, partitions, provenance
 
 Connect = Callable[[], database.Connection]
 DAY = date(2024, 6, 1)
@@ -200,3 +201,32 @@ def test_connection_keeps_no_lock_timeout_of_ours(conn: database.Connection) -> 
     append.append(conn, batch(clicks(1)), actor="tests")
     partitions.freeze_closed(conn)
     assert conn.execute("SHOW lock_timeout").fetchone() == ("0",)
+
+
+def test_appends_and_look_ups_hold_as_many_locks_with_60_days_as_with_two(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "snapshot", lambda _: nullcontext())  # so that its locks are this transaction's
+    first, last = clicks(2), clicks(200, "2024-03-11", start=100)
+    append.append(conn, batch(first + last), actor="tests")
+
+    def locks() -> list[int]:
+        steps: list[Callable[[], object]] = [
+            lambda: append.append(conn, batch(clicks(300, start=1_000)), actor="tests"),
+            lambda: conn.execute("SELECT * FROM decision_of(%s)", (first[0].uuid,)).fetchall(),
+            lambda: provenance.why(conn, first[0].uuid),
+            lambda: conn.execute(f"SELECT * FROM decisions WHERE {departure.condition(date(2024, 3, 10))}".encode()),
+        ]
+        found = []
+        for step in steps * 10:  # what the server plans five times anew, it then plans once for all
+            with conn.transaction(force_rollback=True):
+                step()
+                row = conn.execute("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()").fetchone()
+                found.append(row[0] if row else 0)
+        return found[-len(steps) :]
+
+    few = locks()
+    partitions.ensure(conn, range(NUMBER, NUMBER + 58))
+    many = locks()
+    assert many == few
+    assert max(many) <= 64
