@@ -100,7 +100,7 @@ class Detached:
 def hold(conn: database.Connection, first: date, last: date, actor: str, reason: str) -> Hold:
     """Keep days first to last (both included) from being detached or dropped until released.
 
-    Raises InvalidInput for an empty range or without a reason. Days that were dropped before cannot be held any more.
+    A day that is detached already stays in its tables. Raises InvalidInput for an empty range or without a reason.
     """
     if first > last:
         raise errors.InvalidInput(f"legal hold: expected the first day not after the last, got {first} and {last}")

@@ -92,7 +92,7 @@ def plan(
     head = log.head(conn)
     if not 1 <= lo < hi <= head.position + 1:
         raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")
-    chunks = cut(departed.without(conn, conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi), lo, hi, chunk_rows)
+    chunks = cut(batches(conn, lo, hi), lo, hi, chunk_rows)
     if not chunks:
         raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
     last = log.entry(conn, hi - 1)
@@ -119,6 +119,11 @@ def plan(
         numbers = list(range(len(chunks)))
         writer.execute(INSERT_CHUNKS, (run_id, numbers, *[list(column) for column in zip(*chunks, strict=True)]))
     return get(conn, run_id)
+
+
+def batches(conn: database.Connection, lo: int, hi: int) -> list[tuple[int, int]]:
+    """(position, clicks) of each batch entry of positions [lo, hi), without the clicks of detached days."""
+    return departed.without(conn, conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi)
 
 
 def cut(batches: Iterable[tuple[int, int]], lo: int, hi: int, chunk_rows: int) -> list[Chunk]:

@@ -216,6 +216,14 @@ def test_detached_rows_cannot_be_changed_or_added_to(lived: database.Connection)
             lived.execute(statement.encode())
 
 
+@pytest.mark.parametrize("table", ["departures", "departed_rows", "departed_totals"])
+def test_what_is_said_of_a_detached_day_is_history(lived: database.Connection, table: str) -> None:
+    detach(lived)
+    for statement in ("UPDATE {} SET departure = departure", "DELETE FROM {}", "TRUNCATE {}"):
+        with pytest.raises(errors.Refused, match="history is never changed"), database.translated():
+            lived.execute(statement.format(table).encode())
+
+
 # -- what keeps a day
 
 
