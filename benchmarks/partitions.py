@@ -22,7 +22,7 @@ from psycopg import sql
 from benchmarks.ground import Figure, Ground, Result, quantile, say
 from benchmarks.models import ACTOR
 from benchmarks.traffic import GENERATION_MS, Traffic, uuid7
-from clickledger.ledger import append, authority, billing, database, departure, log, partitions, provenance
+from clickledger.ledger import append, authority, billing, database, departure, log, partitions, provenance, retention
 from clickledger.ledger.records import Batch
 
 DAYS = (1, 40, 400)
@@ -41,9 +41,10 @@ class Plan:
     days: Sequence[int]
     repetitions: int
     heavy: int  # repetitions of what reads everything
+    detached_clicks: int
 
 
-FULL, QUICK = Plan(DAYS, 200, 5), Plan((1, 3), 3, 1)
+FULL, QUICK = Plan(DAYS, 200, 5, 256_000), Plan((1, 3), 3, 1, 512)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,25 @@ def run(ground: Ground) -> Result:
             say(f"partitions: {days} days")
             ledger = Ledger(conn, days)
             _measure(ledger, plan, result)
+    with database.connect(ground.fresh_database()) as conn:
+        _detach(conn, plan, result)
     return result
+
+
+def _detach(conn: database.Connection, plan: Plan, result: Result) -> None:
+    """A day with many clicks leaves: every row compared with its leaf, what is gone written down, three detaches."""
+    say(f"partitions: detaching a day of {plan.detached_clicks:,} clicks")
+    traffic = Traffic()
+    for batch in traffic.batches(plan.detached_clicks // CLICKS_A_DAY, CLICKS_A_DAY):
+        append.append(conn, batch, actor=ACTOR)
+    day = partitions.date_of(GENERATION_MS // DAY_MS)
+    billing.close_period(conn, f"{day:%Y-%m}", ACTOR)
+    began = time.perf_counter()
+    left = retention.detach(conn, day, ACTOR, "measured")
+    seconds = time.perf_counter() - began
+    note = f"{left.clicks / seconds:,.0f} clicks/s: verified, written down, detached"
+    result.figures.append(Figure(f"detaching a day of {left.clicks:,} clicks", seconds * 1000, "ms", note))
+    result.keys["partitions_detach_clicks_per_s"] = round(left.clicks / seconds)
 
 
 def _measure(ledger: Ledger, plan: Plan, result: Result) -> None:

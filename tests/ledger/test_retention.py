@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -446,6 +447,28 @@ def test_open_reader_delays_a_detach_but_neither_is_stopped(
     assert connect().execute("SELECT count(*) FROM decisions").fetchone() == (6,)
     reader.execute("COMMIT")
     detach(lived)
+    assert failures(lived) == {}
+
+
+def test_appends_of_other_days_go_on_while_a_day_leaves(lived: database.Connection, connect: Connect) -> None:
+    appender, enough = connect(), threading.Event()
+
+    def go_on() -> int:
+        number = 1_000
+        while not enough.is_set():
+            append.append(appender, batch(clicks(2, "2024-03-11", start=number)), actor="tests")
+            number += 2
+        return number - 1_000
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(go_on)
+        try:
+            detach(lived)
+        finally:
+            enough.set()
+        appended = running.result()
+    assert appended > 0
+    assert lived.execute("SELECT count(*) FROM decisions").fetchone() == (6 + appended,)
     assert failures(lived) == {}
 
 
