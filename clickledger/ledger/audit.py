@@ -122,9 +122,6 @@ SELECT_SEQ_FAULT = """
     ORDER BY s.seq LIMIT 1"""
 
 
-SELECT_DEPARTURES = "SELECT day, position, departure, digest FROM detached_days ORDER BY day"
-
-
 @dataclass
 class Report:
     """What was verified; a check is ok when it has no failure lines."""
@@ -157,7 +154,7 @@ def verify(conn: database.Connection, progress: Progress | None = None) -> Repor
 
 def _verify_all(conn: database.Connection, progress: Progress | None) -> Report:
     report = Report(head=log.head(conn).position)
-    report.check("detached days").extend(_detached_faults(conn))
+    report.check("detached days").extend(departure.faults(conn))
     _verify_entries(conn, report, progress or (lambda done, total: None))
     _verify_counts(conn, report)
     _verify_runs(conn, report)
@@ -172,15 +169,6 @@ def _verify_all(conn: database.Connection, progress: Progress | None) -> Report:
     for seq, following in conn.execute(SELECT_SEQ_FAULT):
         report.check("counting order").append(f"seq {seq}: expected {seq + 1} next, got {following}")
     return report
-
-
-def _detached_faults(conn: database.Connection) -> list[str]:
-    """Days that left by halves, and departures that are not what their entries named."""
-    found = departed.halfway(conn)
-    for day, position, number, digest in conn.execute(SELECT_DEPARTURES).fetchall():
-        if departure.digest_of(conn, number) != bytes(digest):
-            found.append(f"entry {position}: what left with {day} is not what was recorded when it was detached")
-    return found
 
 
 @contextmanager

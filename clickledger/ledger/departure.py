@@ -74,6 +74,7 @@ SELECT_TOTALS = """
            undecided_micros, charged_micros
     FROM departed_totals WHERE departure = %s
     ORDER BY source COLLATE "C", advertiser_id COLLATE "C", campaign_id COLLATE "C", currency COLLATE "C" """
+SELECT_NAMED = "SELECT day, position, departure, digest FROM detached_days ORDER BY day"
 SELECT_SEQS = "SELECT seqs::text FROM departures WHERE departure = %s"
 
 
@@ -140,6 +141,15 @@ def digest_of(conn: database.Connection, departure: uuid.UUID) -> bytes:
     total.update(canonical.length_prefixed(canonical.canonical_json(sums).encode()))
     total.update("".join(row[0] for row in conn.execute(SELECT_SEQS, (departure,))).encode())
     return total.digest()
+
+
+def faults(conn: database.Connection) -> list[str]:
+    """Days that left by halves, and departures that are not what their entries named, in words."""
+    found = departed.halfway(conn)
+    for day, position, number, digest in conn.execute(SELECT_NAMED).fetchall():
+        if digest_of(conn, number) != bytes(digest):
+            found.append(f"entry {position}: what left with {day} is not what was recorded when it was detached")
+    return found
 
 
 def _sum(clicks: int, billed: int, charged: int) -> dict[str, int]:

@@ -1,22 +1,19 @@
-"""Retention: a day leaves whole, with an entry that says what is gone, and nothing that is still at work leaves."""
+"""Retention: a day leaves whole, with an entry that says what is gone, and all that is left still holds."""
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import date, timedelta
-from typing import Any
+from datetime import date
 
 import pytest
 import replays
 from batches import at, batch, click_id, clicks
+from leaving import DAY, FIRST, MIXED, NEXT, SECOND, authoritative, detach, failures, live_two_days
 
 from clickledger import errors
 from clickledger.ledger import (
     append,
-    audit,
     authority,
     billing,
     comparison,
@@ -26,42 +23,17 @@ from clickledger.ledger import (
     partitions,
     provenance,
     publication,
-    retention,
     runs,
 )
 
 Connect = Callable[[], database.Connection]
-DAY, NEXT = date(2024, 3, 10), date(2024, 3, 11)
-FIRST, SECOND = clicks(6), clicks(4, "2024-03-11", start=10)
-MIXED = clicks(2, start=30, verdict="undecided") + clicks(2, "2024-03-11", start=40, campaign_id="camp-2")
 
 
 @pytest.fixture
 def lived(conn: database.Connection) -> database.Connection:
-    """Two days over three entries, the middle one with lines of both, and a published run over the first two."""
-    for rows in (FIRST, MIXED, SECOND):
-        append.append(conn, batch(rows), actor="tests")
-    replays.published(conn, 2, 4, {row.click_id: "invalid" for row in FIRST[:3] + MIXED[2:3]})
-    billing.close_period(conn, "2024-03", "tests")
+    """Two days over three entries, and a published run."""
+    live_two_days(conn)
     return conn
-
-
-def detach(conn: database.Connection, day: date = DAY) -> retention.Detached:
-    return retention.detach(conn, day, "tests", "older than 13 months")
-
-
-def refusal(conn: database.Connection, day: date = DAY) -> str:
-    with pytest.raises(errors.Refused) as refused:
-        detach(conn, day)
-    return str(refused.value)
-
-
-def failures(conn: database.Connection) -> dict[str, list[str]]:
-    return {name: lines for name, lines in audit.verify(conn).failures.items() if lines}
-
-
-def authoritative(conn: database.Connection) -> set[tuple[Any, ...]]:
-    return set(conn.execute("SELECT click_id, verdict::text, run_id FROM authoritative_decisions"))
 
 
 # -- what is left, and what is said of what is gone
@@ -225,112 +197,6 @@ def test_what_is_said_of_a_detached_day_is_history(lived: database.Connection, t
             lived.execute(statement.format(table).encode())
 
 
-# -- what keeps a day
-
-
-def test_held_day_stays_until_the_hold_is_released(lived: database.Connection) -> None:
-    held = retention.hold(lived, date(2024, 3, 1), DAY, "counsel", "case 17")
-    other = retention.hold(lived, DAY, NEXT, "counsel", "case 18")
-    assert refusal(lived) == f"{DAY} is under legal hold {held.hold_id} (2024-03-01 to 2024-03-10)"
-    assert retention.holds(lived) == [held, other]
-    released = retention.release(lived, held.hold_id, "counsel", "settled")
-    assert f"legal hold {other.hold_id}" in refusal(lived)
-    retention.release(lived, other.hold_id, "counsel", "settled")
-    assert (retention.holds(lived), retention.holds(lived, released=True)[0]) == ([], released)
-    detach(lived)
-    assert failures(lived) == {}
-    assert [e.kind for e in log.read(lived, kinds=["legal_hold_set", "legal_hold_released"])] == (
-        ["legal_hold_set"] * 2 + ["legal_hold_released"] * 2
-    )
-
-
-def test_hold_names_its_days_and_its_reason(conn: database.Connection) -> None:
-    with pytest.raises(errors.InvalidInput, match="2024-03-11 and 2024-03-10"):
-        retention.hold(conn, NEXT, DAY, "tests", "x")
-    with pytest.raises(errors.InvalidInput, match="reason"):
-        retention.hold(conn, DAY, NEXT, "tests", " ")
-    with pytest.raises(errors.NotFound, match="no legal hold 7"):
-        retention.release(conn, 7, "tests", "x")
-    held = retention.hold(conn, DAY, NEXT, "tests", "x")
-    retention.release(conn, held.hold_id, "tests", "x")
-    with pytest.raises(errors.Conflict, match="released at position 3"):
-        retention.release(conn, held.hold_id, "tests", "x")
-
-
-def test_day_younger_than_the_retention_stays(conn: database.Connection) -> None:
-    young = (partitions.today_of(conn) - timedelta(days=200)).isoformat()
-    append.append(conn, batch(clicks(1, young)), actor="tests")
-    billing.close_period(conn, young[:7], "tests")
-    assert "younger than the retention of 13 months" in refusal(conn, date.fromisoformat(young))
-    assert retention.detach(conn, date.fromisoformat(young), "tests", "shorter by contract", months=6).clicks == 1
-
-
-def test_day_of_an_open_billing_period_stays(conn: database.Connection) -> None:
-    append.append(conn, batch(FIRST), actor="tests")
-    assert "billing period 2024-03, which is not closed" in refusal(conn)
-
-
-def test_day_that_a_run_still_works_on_stays(lived: database.Connection) -> None:
-    version, calibration = replays.model(lived)
-    options: dict[str, Any] = {"model_version": version, "calibration_version": calibration}
-    planned = runs.plan(lived, 3, 4, actor="tests", reason="", **options)
-    assert f"run {planned.run_id}, which is planned and not in force" in refusal(lived)
-    replays.work(lived, planned.run_id, {})
-    runs.stage(lived, planned.run_id, "tests")
-    assert f"run {planned.run_id}, which is staged and not in force" in refusal(lived)
-    assert f"run {planned.run_id}" in refusal(lived, NEXT)
-    runs.abandon(lived, planned.run_id, "tests", "not wanted")
-    detach(lived)
-    assert failures(lived) == {}
-
-
-def test_reverted_run_keeps_its_days_until_it_is_given_up(lived: database.Connection) -> None:
-    [run] = authority.publications(lived)
-    publication.revert(lived, run.run_id, "tests", "")
-    assert f"run {run.run_id}, which is staged" in refusal(lived)
-    runs.abandon(lived, run.run_id, "tests", "")
-    detach(lived)
-    assert failures(lived) == {}
-
-
-def test_run_over_other_days_keeps_nobody(lived: database.Connection) -> None:
-    replays.staged(lived, 4, 5, {})  # only clicks of the second day
-    detach(lived)
-    assert "staged" in refusal(lived, NEXT)
-
-
-def test_refused_day_takes_clicks_again(lived: database.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    seal = retention._seal
-
-    def hold_meanwhile(conn: database.Connection, day: date, *, sealed: bool) -> None:
-        seal(conn, day, sealed=sealed)
-        if sealed:
-            retention.hold(conn, day, day, "counsel", "just in time")
-
-    monkeypatch.setattr(retention, "_seal", hold_meanwhile)
-    assert "under legal hold" in refusal(lived)
-    assert append.append(lived, batch(clicks(1, start=90)), actor="tests").new == 1
-
-
-def test_plan_shows_old_days_and_what_keeps_them(lived: database.Connection) -> None:
-    partitions.ensure_ahead(lived)
-    retention.hold(lived, NEXT, NEXT, "counsel", "case")
-    first, second = retention.plan(lived)
-    assert (first.day, first.refused, first.size_bytes > 0) == (DAY, None, True)
-    assert second.day == NEXT
-    assert "legal hold" in str(second.refused)
-    detach(lived)
-    assert [candidate.day for candidate in retention.plan(lived)] == [NEXT]
-    assert retention.plan(lived, months=240) == []
-    with pytest.raises(errors.InvalidInput, match="months"):
-        retention.plan(lived, months=0)
-
-
-def test_day_that_never_was_is_not_found(lived: database.Connection) -> None:
-    with pytest.raises(errors.NotFound, match="2024-03-20"):
-        detach(lived, date(2024, 3, 20))
-
-
 # -- late clicks and runs afterwards
 
 
@@ -365,177 +231,3 @@ def test_publication_that_decided_gone_clicks_is_frozen(lived: database.Connecti
         publication.revert(lived, run.run_id, "tests", "")
     with pytest.raises(errors.Refused, match=f"{message}: plan a new one"):
         comparison.compare(lived, run.run_id, "tests")
-
-
-# -- cut off between steps, and readers in the way
-
-
-def waiting(watcher: database.Connection, conn: database.Connection, done: Future[Any]) -> None:
-    """Until the connection waits for somebody else's transaction."""
-    query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
-    while watcher.execute(query, (conn.info.backend_pid,)).fetchone() != (True,):
-        assert not done.done(), done.result()
-
-
-def pending(conn: database.Connection) -> list[str]:
-    query = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhdetachpending"
-    return [name for (name,) in conn.execute(query)]
-
-
-@pytest.mark.parametrize("parent", partitions.PARENTS)
-def test_detach_killed_while_it_waits_for_a_reader_is_completed_by_the_next(
-    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch, parent: str
-) -> None:
-    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "60s")
-    reader, detacher = connect(), connect()
-    reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    seen = reader.execute(f"SELECT count(*) FROM {parent}".encode()).fetchone()
-    with ThreadPoolExecutor(1) as pool:
-        detaching = pool.submit(detach, detacher)
-        waiting(lived, detacher, detaching)
-        lived.execute("SELECT pg_terminate_backend(%s)", (detacher.info.backend_pid,))
-        with pytest.raises(errors.Unavailable):
-            detaching.result()
-    assert pending(lived) == [f"{parent}_20240310"]
-    assert reader.execute(f"SELECT count(*) FROM {parent}".encode()).fetchone() == seen
-    assert append.append(lived, batch(clicks(1, "2024-03-11", start=100)), actor="tests").new == 1
-    report = failures(lived)
-    assert set(report) <= {"one authoritative decision per click", "detached days"}
-    if parent != partitions.PARENTS[-1]:
-        assert any("complete it by" in line for line in report["detached days"])
-    reader.execute("COMMIT")
-    detach(lived)
-    assert pending(lived) == []
-    assert failures(lived) == {}
-    assert len(log.read(lived, kinds=["day_detached"])) == 1
-
-
-@pytest.mark.parametrize("step", ["_seal", "_written", "_detach_table"])
-@pytest.mark.parametrize("after", [False, True])
-def test_detach_cut_off_at_any_step_is_completed_by_the_next(
-    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
-) -> None:
-    real = getattr(retention, step)
-
-    def cut_off(conn: database.Connection, *rest: Any, **named: Any) -> Any:
-        answer = real(conn, *rest, **named) if after else None
-        lived.execute("SELECT pg_terminate_backend(%s, 60000)", (conn.info.backend_pid,))
-        conn.execute("SELECT 1")
-        return answer
-
-    monkeypatch.setattr(retention, step, cut_off)
-    with pytest.raises(errors.Unavailable):
-        detach(connect())
-    monkeypatch.undo()
-    assert set(failures(lived)) <= {"detached days", "one authoritative decision per click"}
-    assert detach(lived).clicks == 8
-    assert failures(lived) == {}
-    assert len(log.read(lived, kinds=["day_detached"])) == 1
-
-
-def test_open_reader_delays_a_detach_but_neither_is_stopped(
-    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partitions, "LOCK_ATTEMPTS", 2)
-    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "50ms")
-    reader = connect()
-    reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    seen = reader.execute("SELECT count(*) FROM decisions").fetchone()
-    with pytest.raises(errors.Unavailable, match="decisions_20240310"):
-        detach(lived)
-    assert reader.execute("SELECT count(*) FROM decisions").fetchone() == seen
-    assert connect().execute("SELECT count(*) FROM decisions").fetchone() == (6,)
-    reader.execute("COMMIT")
-    detach(lived)
-    assert failures(lived) == {}
-
-
-def test_appends_of_other_days_go_on_while_a_day_leaves(lived: database.Connection, connect: Connect) -> None:
-    appender, enough = connect(), threading.Event()
-
-    def go_on() -> int:
-        number = 1_000
-        while not enough.is_set():
-            append.append(appender, batch(clicks(2, "2024-03-11", start=number)), actor="tests")
-            number += 2
-        return number - 1_000
-
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(go_on)
-        try:
-            detach(lived)
-        finally:
-            enough.set()
-        appended = running.result()
-    assert appended > 0
-    assert lived.execute("SELECT count(*) FROM decisions").fetchone() == (6 + appended,)
-    assert failures(lived) == {}
-
-
-def test_audit_and_detach_wait_for_each_other(
-    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "20ms")
-    with departed.standing_still(connect()), pytest.raises(errors.Unavailable, match="an audit reads"):
-        detach(lived)
-    detach(lived)
-
-
-def test_day_detached_by_two_leaves_once(connect: Connect, lived: database.Connection) -> None:
-    def attempt(conn: database.Connection) -> int | None:
-        try:
-            return detach(conn).position
-        except errors.Unavailable:  # the other is at it
-            return None
-
-    with ThreadPoolExecutor(2) as pool:
-        positions = set(pool.map(attempt, [connect(), connect()])) - {None}
-    assert len(positions) == 1
-    assert len(log.read(lived, kinds=["day_detached"])) == 1
-
-
-# -- dropping
-
-
-def test_detached_day_is_dropped_with_an_entry(lived: database.Connection) -> None:
-    done = detach(lived)
-    dropped = retention.drop(lived, DAY, "tests", "exported to the archive")
-    entry = log.entry(lived, log.head(lived).position)
-    assert (entry.kind, dropped.dropped_position) == ("day_dropped", entry.position)
-    assert entry.payload["detached_position"] == done.position
-    assert lived.execute("SELECT to_regclass('clicks_20240310')").fetchone() == (None,)
-    assert failures(lived) == {}
-    assert "dropped at position" in str(departed.where_is(lived, FIRST[0].uuid))
-    with pytest.raises(errors.Conflict, match="was dropped"):
-        retention.drop(lived, DAY, "tests", "again")
-    with pytest.raises(errors.InvalidInput, match="detached at position"):
-        partitions.ensure(lived, [(DAY - date(1970, 1, 1)).days])
-
-
-def test_only_a_detached_day_that_nobody_holds_is_dropped(lived: database.Connection) -> None:
-    with pytest.raises(errors.Refused, match="was not detached"):
-        retention.drop(lived, DAY, "tests", "x")
-    detach(lived)
-    held = retention.hold(lived, DAY, DAY, "counsel", "late, but in time")
-    with pytest.raises(errors.Refused, match=f"legal hold {held.hold_id}"):
-        retention.drop(lived, DAY, "tests", "x")
-    with pytest.raises(errors.InvalidInput, match="reason"):
-        retention.drop(lived, DAY, "tests", "")
-
-
-def test_drop_that_cannot_be_recorded_drops_nothing(lived: database.Connection) -> None:
-    detach(lived)
-    with pytest.raises(errors.InvalidInput):
-        retention.drop(lived, DAY, "", "no actor")
-    assert lived.execute("SELECT count(*) FROM clicks_20240310").fetchone() == (8,)
-
-
-def test_half_detached_day_is_not_dropped(
-    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def nothing(*_: Any) -> None: ...
-
-    monkeypatch.setattr(retention, "_detach_table", nothing)
-    detach(lived)
-    with pytest.raises(errors.Refused, match="complete it by clickledger retention detach 2024-03-10"):
-        retention.drop(lived, DAY, "tests", "x")
