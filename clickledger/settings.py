@@ -13,7 +13,6 @@ adds some of its own (`CLICKLEDGER_SERVICE_HOST`) to every container beside a se
 from __future__ import annotations
 
 import os
-import secrets
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -27,7 +26,6 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from clickledger.errors import InvalidSetting
 
 PREFIX = "CLICKLEDGER_"
-PSEUDONYM_KEY_BYTES = 32
 
 _SECRETS = frozenset({"database_url", "redis_url", "pseudonym_key"})
 
@@ -103,22 +101,6 @@ def load(**given: Any) -> Settings:
         raise InvalidSetting("; ".join(lines)) from error
 
 
-def pseudonym_key(settings: Settings) -> bytes:
-    """The 32-byte key of all pseudonyms, from the setting or from its file, which is made (0600) on first use.
-
-    Two processes that make it at the same time get the same key. Raises `InvalidSetting`.
-    """
-    if settings.pseudonym_key is not None:
-        return bytes.fromhex(settings.pseudonym_key)
-    path = settings.pseudonym_key_file or settings.home / "pseudonym.key"
-    try:
-        if not path.exists():
-            _make_key(path)
-        return _read_key(path)
-    except OSError as error:
-        raise InvalidSetting(f"pseudonym_key_file: expected a file to read or make, got {path}: {error}") from error
-
-
 def broker_url(redis_url: str) -> str:
     """The address of the same server as Celery writes it: its unix sockets are `redis+socket://`."""
     parts = urlsplit(redis_url)
@@ -127,35 +109,6 @@ def broker_url(redis_url: str) -> str:
     database = parse_qs(parts.query).get("db", ["0"])[0]
     password = f":{parts.password}@" if parts.password else ""
     return f"redis+socket://{password}{parts.path}?virtual_host={database}"
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(PSEUDONYM_KEY_BYTES) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)  # unlike a rename it fails when another process was first: whoever links wins
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-
-
-def _read_key(path: Path) -> bytes:
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise InvalidSetting(f"pseudonym_key_file: expected {path} readable by its owner only (0600), got {mode:04o}")
-    try:
-        key = bytes.fromhex(path.read_text().strip())
-    except ValueError:
-        key = b""
-    if len(key) != PSEUDONYM_KEY_BYTES:
-        raise InvalidSetting(f"pseudonym_key_file: expected {2 * PSEUDONYM_KEY_BYTES} hex digits in {path}")
-    return key
 
 
 def _file_of(home: Path) -> Path:

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from clickledger.console import intake_settings, services
 from clickledger.console.answering import Answering
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, NotFound, Refused, Unavailable
 from clickledger.ledger import billing, database, departed
+from clickledger.ledger.rights import Role
 from clickledger.scoring import heartbeat, intake, stream
 from clickledger.scoring.click import Click
 from clickledger.scoring.intake import RejectedClick
@@ -42,6 +43,7 @@ CLICKS_MAX = 1000  # in one request
 ENTRIES_MAX = 10_000  # in one answer
 BODY_BYTES_MAX = 8 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1
+ROLE = Role.BILLING_READER  # clicks go to the stream; what is read is decisions and money
 STATUS = ((InvalidInput, 422), (NotFound, 404), (Refused, 403), (Conflict, 409), (Unavailable, 503))
 SELECT_DECISION = "SELECT * FROM decision_of(%s)"
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -51,10 +53,13 @@ class _State:
     """What the running app holds."""
 
     def __init__(self, settings: Settings) -> None:
+        _check_role(str(settings.database_url))
         self.pseudonyms: Pseudonyms = intake_settings.pseudonyms(settings)
         self.bounds: Bounds = intake_settings.bounds(settings)
         self.answering = Answering(str(settings.redis_url), settings.answer_seconds_max)
-        self.pool = database.open_pool(str(settings.database_url), application_name="clickledger api", min_size=0)
+        self.pool = database.open_pool(
+            str(settings.database_url), application_name="clickledger api", min_size=0, role=ROLE
+        )
         self.redis_url = str(settings.redis_url)
 
 
@@ -79,6 +84,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     made.add_api_route("/v1/billing/entries", get_billing_entries, methods=["GET"])
     made.add_api_route("/healthz", get_health, methods=["GET"])
     return made
+
+
+def _check_role(database_url: str) -> None:
+    """Raise Refused when the user may not take the API's role: later that is a pool that never fills.
+
+    A server that is away is waited for, request by request.
+    """
+    with suppress(Unavailable):
+        database.connect(database_url, application_name="clickledger api", role=ROLE).close()
 
 
 async def post_clicks(request: Request) -> Response:

@@ -11,6 +11,7 @@ import typer
 from clickledger.console import output, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import audit, billing, database, provenance
+from clickledger.ledger.rights import Role
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,8 @@ def why(
     from clickledger.console import provenance_text  # noqa: PLC0415 - loads torch, which other commands need not pay
 
     settings = services.attach(load(folder))
-    with database.connect(str(settings.database_url), application_name="clickledger why") as conn:
+    url = str(settings.database_url)
+    with database.connect(url, application_name="clickledger why", role=Role.AUDITOR_READER) as conn:
         story = provenance.why(conn, provenance.find(conn, click))
         features = provenance_text.features_of(story["click"])
         rescored = provenance_text.rescored(conn, story)
@@ -50,7 +52,8 @@ def verify(
     from clickledger.scoring import rescore  # noqa: PLC0415 - loads torch, which other commands need not pay
 
     settings = services.attach(load(folder))
-    with database.connect(str(settings.database_url), application_name="clickledger audit") as conn:
+    url = str(settings.database_url)
+    with database.connect(url, application_name="clickledger audit", role=Role.AUDITOR_READER) as conn:
         with output.progress("verifying entries") as bar:
             report = audit.verify(conn, _advance(bar))
         with output.progress("re-scoring decisions"):
@@ -81,7 +84,8 @@ def totals(
 ) -> None:
     """Authoritative clicks by verdict and billed money, now or as any earlier reader saw them."""
     settings = services.attach(load(folder))
-    with database.connect(str(settings.database_url), application_name="clickledger totals") as conn:
+    url = str(settings.database_url)
+    with database.connect(url, application_name="clickledger totals", role=Role.BILLING_READER) as conn:
         found = billing.totals(conn, as_of)
         posted, written_off = billing.feed_total(conn, as_of)
     rows = [(t.currency, t.clicks, t.valid, t.invalid, t.undecided, f"{t.billed_micros / 1e6:,.6f}") for t in found]

@@ -130,7 +130,7 @@ def report_rejected(intake: Intake, as_json: bool) -> None:
 def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
     """Have the clicks decided and append the outcomes; starts servers and a worker where none are up."""
     from clickledger.console import temporary  # noqa: PLC0415 - imported only by the command that needs it
-    from clickledger.ledger import database, outcomes  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.ledger import database, outcomes, rights  # noqa: PLC0415 - imported only by the command that needs it
     from clickledger.scoring import exchange  # noqa: PLC0415 - imported only by the command that needs it
 
     tally = Tally()
@@ -143,7 +143,7 @@ def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
                 steps.advance()
         if not intake.outcomes:
             return tally, None
-        with database.connect(str(attached.database_url)) as conn:
+        with database.connect(str(attached.database_url), role=rights.Role.INGESTER) as conn:
             return tally, outcomes.append(conn, intake.outcomes, actor="ingest")
 
 

@@ -9,6 +9,8 @@ import typer
 from clickledger.console import output, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database, deployments
+from clickledger.ledger.rights import Role
+from clickledger.settings import Settings
 
 SELECT_MODELS = """
     SELECT m.model_version, m.kind, encode(m.digest, 'hex'), l.recorded_at, l.actor, c.calibration_version
@@ -39,8 +41,7 @@ def train(
     from clickledger.scoring import learn  # noqa: PLC0415 - loads torch, which other commands need not pay
 
     settings = services.attach(load(folder))
-    url = str(settings.database_url)
-    with database.connect(url, application_name="clickledger model") as conn, output.progress(f"training a {kind}"):
+    with _connected(settings, Role.REPLAYER) as conn, output.progress(f"training a {kind}"):
         learned = learn.learn(conn, actor=actor, reason=reason, kind=kind, fpr_max=fpr_max)
     output.say(
         f"model {learned.model_version} with calibration {learned.calibration_version}, "
@@ -62,7 +63,7 @@ def train(
 def list_models(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """Registered models with their newest calibration; the live ones are marked."""
     settings = services.attach(load(folder))
-    with database.connect(str(settings.database_url), application_name="clickledger model") as conn:
+    with _connected(settings, Role.AUDITOR_READER) as conn:
         current = deployments.current(conn)
         rows = conn.execute(SELECT_MODELS).fetchall()
     live = deployments.models_of(current.routing)
@@ -96,10 +97,15 @@ def deploy(
 ) -> None:
     """Put a model in force for all traffic; the one in force until now runs on in shadow."""
     settings = services.attach(load(folder))
-    with database.connect(str(settings.database_url), application_name="clickledger model") as conn:
+    with _connected(settings, Role.REPLAYER) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
         epoch = deployments.promote(conn, model, chosen, actor, reason)
     output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides")
     output.hint("clickledger incident list; undo with: clickledger rollback")
     if as_json:
         output.result({"epoch": epoch, "model_version": model, "calibration_version": chosen})
+
+
+def _connected(settings: Settings, role: Role) -> database.Connection:
+    """Who deploys decides what is in force: that is the replayer's, as a rollback is."""
+    return database.connect(str(settings.database_url), application_name="clickledger model", role=role)

@@ -14,6 +14,7 @@ from clickledger import errors
 from clickledger.console import output, recovery_words
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import actor, ledger
+from clickledger.ledger.rights import Role
 from clickledger.recovery import incidents
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def incident_list(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """List all incidents."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         found = incidents.listed(conn)
     columns = ("incident", "status", "epoch", "model", "run")
     lines = [(i.incident_id, i.status.value, i.deployment_epoch, i.model_version, i.run_id or "") for i in found]
@@ -45,7 +46,7 @@ def incident_list(folder: HomeOption = None, as_json: JsonOption = False) -> Non
 
 def incident_show(incident_id: IncidentArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show an incident: its evidence, and every step with who took it."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         incident, entries = incidents.get(conn, incident_id), incidents.history(conn, incident_id)
     evidence = entries[0].payload
     output.say(f"incident {incident_id}: model {incident.model_version} of epoch {incident.deployment_epoch}")

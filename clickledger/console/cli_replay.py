@@ -18,6 +18,7 @@ from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import actor, attached, connected, ledger
 from clickledger.ledger import comparison, database
+from clickledger.ledger.rights import Role
 from clickledger.recovery import progress, publishing
 
 if TYPE_CHECKING:  # importing it takes a second: models come with torch
@@ -120,7 +121,7 @@ def start(
 
 def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """List all replay runs and where they stand."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         found = progress.listed(conn)
     columns = ("run", "stage", "clicks", "chunks done", "positions", "model", "incident")
     lines = [
@@ -141,7 +142,7 @@ def watch(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a replay until it is compared. Exit code 3 when it is stuck or abandoned, 5 on a timeout."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         run = words.follow(conn, run_id, seconds)
         if run.stage == "stuck":
             for number, attempts, error in progress.quarantined(conn, run_id):

@@ -18,6 +18,7 @@ from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import actor, ledger
 from clickledger.ledger import departed, partitions, retention
+from clickledger.ledger.rights import Role
 
 DayArgument = Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="DAY", help="UTC day, YYYY-MM-DD.")]
 LastArgument = Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="LAST", help="Last day, included.")]
@@ -37,7 +38,7 @@ def hold(
     first: DayArgument, last: LastArgument, reason: ReasonOption, folder: HomeOption = None, as_json: JsonOption = False
 ) -> None:
     """Keep days from being detached or dropped, until the hold is released."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.OWNER) as conn:
         made = retention.hold(conn, first.date(), last.date(), actor(), reason)
     output.say(f"legal hold {made.hold_id}: {made.first_day} to {made.last_day} stay")
     output.hint("clickledger retention holds")
@@ -52,7 +53,7 @@ def release(
     as_json: JsonOption = False,
 ) -> None:
     """Lift a legal hold."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.OWNER) as conn:
         made = retention.release(conn, hold_id, actor(), reason)
     output.say(f"legal hold {hold_id} over {made.first_day} to {made.last_day} is released")
     output.hint("clickledger retention plan")
@@ -62,7 +63,7 @@ def release(
 
 def holds(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """List all legal holds, released ones included."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         found = retention.holds(conn, released=True)
     lines = [(h.hold_id, h.first_day, h.last_day, h.released_position or "in force") for h in found]
     output.rows(f"{len(found)} legal holds", ("hold", "first day", "last day", "released at"), lines)
@@ -73,7 +74,7 @@ def holds(folder: HomeOption = None, as_json: JsonOption = False) -> None:
 
 def plan(months: MonthsOption = retention.MONTHS, folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show the days that are older than the retention, what keeps each, and those that left. Changes nothing."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         found, left, halfway = retention.plan(conn, months), retention.detached(conn), departed.halfway(conn)
     columns = ("day", "clicks, about", "MB", "may leave")
     lines = [(c.day, c.clicks, f"{c.size_bytes / 1e6:.1f}", c.refused or "yes") for c in found]
@@ -90,7 +91,7 @@ def plan(months: MonthsOption = retention.MONTHS, folder: HomeOption = None, as_
 
 def show(day: DayArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show what left with a detached day, by campaign: what its charges told and its decisions billed, in micros."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         found, sums = retention.get(conn, day.date()), departed.sums_of(conn, day.date())
     output.say(f"{found.day}: {found.clicks} clicks, detached at position {found.position}")
     output.rows("what left with it", departed.Money._fields, sums)
@@ -108,7 +109,7 @@ def detach(
     as_json: JsonOption = False,
 ) -> None:
     """Take an old day out of everybody's sight. Its tables and its place in the proof stay. Repeat it if it failed."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.OWNER) as conn:
         if not yes:
             raise errors.Refused(
                 f"detach {day:%Y-%m-%d}: its clicks and decisions can be read and corrected no more, the sums stay; "
@@ -130,7 +131,7 @@ def drop(
 ) -> None:
     """Destroy the tables of a detached day; export them before."""
     names = " ".join(f"-t {partitions.name_of(parent, day.date())}" for parent in partitions.PARENTS)
-    with ledger(folder) as conn:
+    with ledger(folder, Role.OWNER) as conn:
         if not yes:
             raise errors.Refused(
                 f"drop {day:%Y-%m-%d}: its rows are gone for ever; export them (pg_dump {names}), then add --yes"

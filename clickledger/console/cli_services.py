@@ -12,6 +12,7 @@ import typer
 from clickledger import errors, settings
 from clickledger.console import home, lifecycle, output, services
 from clickledger.ledger import database, partitions
+from clickledger.ledger.rights import Role
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Where data, logs and keys live; default: $CLICKLEDGER_HOME.")
@@ -88,9 +89,9 @@ def _watched(chosen: settings.Settings, states: list[services.State]) -> partiti
         return None
     try:
         url = services.attach(chosen).database_url
-        with database.connect(str(url), application_name="clickledger status") as conn:
+        with database.connect(str(url), application_name="clickledger status", role=Role.AUDITOR_READER) as conn:
             return partitions.watch(conn)
-    except (errors.Unavailable, psycopg.errors.UndefinedTable):
+    except (errors.Unavailable, errors.Refused, psycopg.errors.UndefinedTable):
         return None
 
 

@@ -27,6 +27,7 @@ from clickledger.ledger import (
     provenance,
     publication,
 )
+from clickledger.ledger.rights import Role
 from clickledger.scoring import exchange, heartbeat, learn, rescore, stream
 from clickledger.settings import Settings
 
@@ -71,7 +72,8 @@ class Story:
 
 def play(scene: Scene, settings: Settings) -> dict[str, Any]:
     """Play all acts on a fresh ledger whose processes are up; the facts, by the names of `--json`."""
-    with database.connect(str(settings.database_url), application_name="clickledger demo") as conn:
+    url = str(settings.database_url)
+    with database.connect(url, application_name="clickledger demo", role=Role.REPLAYER) as conn:
         story = Story(scene, settings, conn)
         _history(story)
         _stable_model(story)
@@ -88,7 +90,8 @@ def _history(story: Story) -> None:
         _send(story, scene.history_end)
         known_ms = scene.known_ms or scene.clicks[scene.history_end - 1].event_time_ms
         known = [o for o in scene.outcomes if o.occurred_at_ms <= known_ms and _is_history(story, o.click_id)]
-        appended = outcomes.append(story.conn, known, ACTOR, "what history led to")
+        with database.connect(str(story.settings.database_url), role=Role.INGESTER) as conn:
+            appended = outcomes.append(conn, known, ACTOR, "what history led to")
         output.say(f"    {appended.new:,} purchases of them are known")
         story.history_position = log.head(story.conn).position
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, time
 
-from clickledger import settings as settings_
+from clickledger.scoring import pseudonym_key
 from clickledger.scoring.intake_fields import Bounds
 from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.settings import Settings
@@ -20,4 +20,4 @@ def bounds(settings: Settings) -> Bounds:
 
 def pseudonyms(settings: Settings) -> Pseudonyms:
     """Pseudonyms under the installation's key. Raises InvalidSetting."""
-    return Pseudonyms(settings_.pseudonym_key(settings))
+    return Pseudonyms(pseudonym_key.of(settings))

@@ -8,6 +8,7 @@ import numpy as np
 
 from clickledger.console import output
 from clickledger.ledger import database, deployments
+from clickledger.ledger.authority_map import SPARSE
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
 from clickledger.scoring.deciding import MODEL_UNUSABLE
@@ -22,10 +23,16 @@ def features_of(click: dict[str, Any]) -> dict[str, int]:
 
 
 def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
-    """Each decision of the click recomputed from its recorded snapshot: score, verdict, and whether it is the same."""
+    """Each decision of the click recomputed from its recorded snapshot: score, verdict, and whether it is the same.
+
+    What a sparse run stated was not computed: it has no score, and `exact` is None.
+    """
     click, results = story["click"], []
     features = feature_spec.unpack_snapshots([bytes(click["features"])], click["feature_schema"])
     for decision in story["decisions"]:
+        if _is_stated(decision):
+            results.append({"run_id": decision["run_id"], "score": None, "verdict": None, "exact": None})
+            continue
         model, thresholds = _judge(conn, decision)
         given = decision["reason"] if decision["reason"] in ("late", "future") else ""
         again = decide.decide(features, [click["slice"]], [given], model, thresholds)
@@ -35,6 +42,10 @@ def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
             {"run_id": decision["run_id"], "score": float(score), "verdict": again.verdict[0], "exact": same}
         )
     return results
+
+
+def _is_stated(decision: dict[str, Any]) -> bool:
+    return decision.get("run_kind") == SPARSE
 
 
 def _judge(conn: database.Connection, decision: dict[str, Any]) -> tuple[models_.Model | None, dict[str, float]]:
@@ -70,16 +81,15 @@ def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story
     in_force = "  <- in force" if decision["run_id"] == story["authoritative_run_id"] else ""
     who = "live decision" if decision["run_id"] is None else f"delayed decision of run {decision['run_id']}"
     output.say(f"  {who}: {decision['verdict']}{in_force}")
-    if decision["verdict"] == decide.UNDECIDED:
+    if decision["verdict"] == decide.UNDECIDED or _is_stated(decision):
         output.say(f"    reason: {decision['reason']}")
     else:
         sign = ">=" if decision["verdict"] == decide.INVALID else "<"
         output.say(f"    score {decision['score']:.6f} {sign} threshold {decision['threshold']:.6f} of the slice")
-    exact = "the same to the bit" if check["exact"] else f"NOT the same: {check['verdict']} at {check['score']!r}"
-    output.say(f"    re-scored now: {exact}")
-    digests = {m["model_version"]: m["digest"] for m in story["models"]}
-    digest = str(digests.get(decision["model_version"], ""))[:12]
-    output.say(f"    model {decision['model_version']} ({digest}), calibration {decision['calibration_version']}")
+    if _is_stated(decision):
+        output.say("    stated by whoever planned the run, not computed")
+    else:
+        _show_computed(decision, check, story)
     if decision["run_id"] is None:
         _show_entry("deployed", decision["deployed"])
         if decision["deployed"]["revoked"]:
@@ -88,6 +98,14 @@ def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story
     _show_entry("planned", decision["recorded"])
     for entry in decision["history"]:
         _show_entry(entry["kind"].removeprefix("replay_"), entry)
+
+
+def _show_computed(decision: dict[str, Any], check: dict[str, Any], story: Story) -> None:
+    exact = "the same to the bit" if check["exact"] else f"NOT the same: {check['verdict']} at {check['score']!r}"
+    output.say(f"    re-scored now: {exact}")
+    digests = {m["model_version"]: m["digest"] for m in story["models"]}
+    digest = str(digests.get(decision["model_version"], ""))[:12]
+    output.say(f"    model {decision['model_version']} ({digest}), calibration {decision['calibration_version']}")
 
 
 def _show_entry(what: str, entry: dict[str, Any]) -> None:

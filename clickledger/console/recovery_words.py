@@ -15,6 +15,7 @@ from clickledger.console import output, services
 from clickledger.console.cli_services import load
 from clickledger.ledger import database
 from clickledger.ledger.comparison import Comparison
+from clickledger.ledger.rights import Role
 from clickledger.recovery import progress
 from clickledger.recovery.incidents import Incident
 from clickledger.recovery.progress import Progress
@@ -42,16 +43,16 @@ def attached(folder: Path | None) -> settings.Settings:
 
 
 @contextmanager
-def connected(chosen: settings.Settings) -> Iterator[database.Connection]:
+def connected(chosen: settings.Settings, role: Role = Role.REPLAYER) -> Iterator[database.Connection]:
     """A connection to the ledger."""
-    with database.connect(str(chosen.database_url), application_name="clickledger-cli") as conn:
+    with database.connect(str(chosen.database_url), application_name="clickledger-cli", role=role) as conn:
         yield conn
 
 
 @contextmanager
-def ledger(folder: Path | None) -> Iterator[database.Connection]:
-    """A connection to the ledger of a home folder."""
-    with connected(attached(folder)) as conn:
+def ledger(folder: Path | None, role: Role = Role.REPLAYER) -> Iterator[database.Connection]:
+    """A connection to the ledger of a home folder; commands that only look take AUDITOR_READER."""
+    with connected(attached(folder), role) as conn:
         yield conn
 
 

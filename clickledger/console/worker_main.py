@@ -18,7 +18,8 @@ from clickledger import settings as settings_
 from clickledger.console import intake_settings, services
 from clickledger.errors import ClickledgerError
 from clickledger.ledger import database
-from clickledger.scoring.bootstrap import ensure_first_deployment
+from clickledger.ledger.rights import Role
+from clickledger.scoring import bootstrap
 from clickledger.scoring.worker import Worker, WorkerConfig
 from clickledger.settings import Settings
 
@@ -42,10 +43,13 @@ def main() -> int:
 
 
 def configuration(settings: Settings) -> WorkerConfig:
-    """The worker's configuration; gives a new ledger its first deployment. Raises Unavailable."""
+    """The worker's configuration; gives a new ledger its first deployment. Raises Unavailable, Refused."""
     database_url = str(settings.database_url)
-    with database.connect(database_url) as conn:
-        ensure_first_deployment(conn)
+    with database.connect(database_url, role=Role.SCORER) as conn:
+        new = bootstrap.is_new(conn)
+    if new:  # a scorer may not deploy
+        with database.connect(database_url, role=Role.REPLAYER) as conn:
+            bootstrap.ensure_first_deployment(conn)
     return WorkerConfig(
         name=os.environ.get(f"{settings_.PREFIX}PROCESS") or f"scoring-{socket.gethostname()}-{os.getpid()}",
         database_url=database_url,

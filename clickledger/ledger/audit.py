@@ -23,6 +23,7 @@ from clickledger.ledger import (
     departure,
     log,
     rebuild,
+    sparse,
 )
 
 Progress = Callable[[int, int], None]
@@ -57,6 +58,11 @@ STRAY_LEAVES = (
     "SELECT l.position FROM leaves l LEFT JOIN log e USING (position) WHERE e.row_count IS NULL OR e.row_count = 0"
 )
 SELECT_RUNS = "SELECT run_id, content_digest FROM replay_runs WHERE content_digest IS NOT NULL ORDER BY run_id"
+COUNT_OF_RUN = "SELECT count(*) FROM delayed_decisions WHERE run_id = %(run)s"
+# By what the log says of a run: the kind in the table is a cache.
+SELECT_CORRECTED = """
+    SELECT position, payload FROM log WHERE kind = 'replay_planned' AND payload LIKE '%"corrections_digest"%'
+    ORDER BY position"""
 SELECT_RUN_CHUNKS = """
     SELECT lower(positions), upper(positions), row_count, content_digest
     FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
@@ -158,6 +164,7 @@ def _verify_all(conn: database.Connection, progress: Progress | None) -> Report:
     _verify_entries(conn, report, progress or (lambda done, total: None))
     _verify_counts(conn, report)
     _verify_runs(conn, report)
+    _verify_corrections(conn, report)
     with _reporting(report.check("one authoritative decision per click")), database.snapshot(conn):
         _verify_authority(conn, report)
     _verify_money(conn, report)
@@ -280,6 +287,9 @@ def _verify_runs(conn: database.Connection, report: Report) -> None:
     failures = report.check("replay runs")
     for run_id, digest in conn.execute(SELECT_RUNS).fetchall():
         chunks = [(lo, hi, rows, bytes(d)) for lo, hi, rows, d in conn.execute(SELECT_RUN_CHUNKS, (run_id,))]
+        expected, found = sum(chunk[2] for chunk in chunks), _one(conn, COUNT_OF_RUN, {"run": run_id})
+        if found != expected:
+            failures.append(f"run {run_id}: expected {expected} decisions, got {found}")
         if canonical.run_digest(chunks) != bytes(digest):
             failures.append(f"run {run_id}: its chunks do not give the digest recorded when it was staged")
         for number, (lo, hi, row_count, chunk_digest) in enumerate(chunks):
@@ -304,6 +314,16 @@ def _delayed_leaves(conn: database.Connection, copy: str, gone: list[departed.Le
         for row in _copied(conn, copy)
     ]
     return b"".join(leaf.leaf for leaf in sorted(there + gone))
+
+
+def _verify_corrections(conn: database.Connection, report: Report) -> None:
+    """Decisions of every sparse run against what its plan was asked for."""
+    failures = report.check("replay runs")
+    for run_id, payload in conn.execute(SELECT_CORRECTED).fetchall():
+        copied = _copied(conn, sparse.COPY_STATED.format(run_id=run_id))
+        leaves = canonical.leaves(sparse.CORRECTION_DOMAIN, (row[2:] for row in copied))
+        if canonical.content_digest(leaves).hex() != json.loads(payload)["corrections_digest"]:
+            failures.append(f"run {run_id}: its decisions are not the corrections that were planned")
 
 
 def _verify_authority(conn: database.Connection, report: Report) -> None:

@@ -1,35 +1,63 @@
-"""Which run decides which part of the log: a pure fold of publications.
+"""Which run decides which part of the log, and which clicks by exception: pure folds of publications.
+
+Runs over ranges make the pieces of a map, sparse runs make overrides of single clicks. Each kind is folded by itself;
+an override decides its click when it was published later than the run of the piece that its click lies in.
 
 Invariants:
 - the pieces of a map are disjoint, in order, and cover every position from 1 on, without a gap;
-- at each position the newest publication that is not reverted decides; below all of them, live (run None).
+- at each position the newest publication over a range that is not reverted decides; below all of them, live (run None);
+- a click has at most one override at any moment: that of the newest sparse publication of it that is not reverted.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from clickledger.errors import InvariantBroken
 
 
+class ClickIds(NamedTuple):
+    """The smallest and largest click id of something, both included; None = not known, so nothing can be pruned."""
+
+    smallest: uuid.UUID | None = None
+    largest: uuid.UUID | None = None
+
+
+UNKNOWN = ClickIds()
+RANGE, SPARSE = "range", "sparse"  # kinds of runs
+
+
 class Publication(NamedTuple):
-    """A run published over log positions [lo, hi) at `position`; `reverted` is the revert's position or None."""
+    """A run published over log positions [lo, hi) at `position`; `reverted` is the revert's position or None.
+
+    A sparse run decides its own clicks only, which lie somewhere in [lo, hi).
+    """
 
     position: int
     run_id: int
     lo: int
     hi: int
     reverted: int | None = None
+    click_ids: ClickIds = UNKNOWN
+    kind: str = RANGE
 
 
 class Piece(NamedTuple):
-    """Positions [lo, hi) are decided by `run_id`; hi None = for ever, run_id None = live."""
+    """Positions [lo, hi) are decided by `run_id`; hi None = for ever, run_id None = live.
+
+    `published` is the position of its publication, 0 for live. `click_ids` bound the clicks of the run, of which the
+    piece may hold but a part; a live piece has none.
+    """
 
     lo: int
     hi: int | None
     run_id: int | None
+    published: int = 0
+    click_ids: ClickIds = UNKNOWN
 
 
 class MapRow(NamedTuple):
@@ -40,20 +68,45 @@ class MapRow(NamedTuple):
     until: int | None
 
 
+class SparseClick(NamedTuple):
+    """A click of a sparse run and the log position of its own entry."""
+
+    click_id: uuid.UUID
+    log_position: int
+
+
+class Override(NamedTuple):
+    """`run_id`, published at `published`, speaks for one click."""
+
+    click_id: uuid.UUID
+    run_id: int
+    log_position: int
+    published: int
+
+
+class OverrideRow(NamedTuple):
+    """An override and the log positions [since, until) at which it was in force; until None = now."""
+
+    override: Override
+    since: int
+    until: int | None
+
+
 def topmost(publications: Iterable[Publication], as_of: int | None = None) -> list[Piece]:
     """The map in force after the entry at `as_of` (default: now)."""
-    layers = [p for p in publications if _in_force(p, as_of)]
+    layers = [p for p in publications if p.kind == RANGE and _in_force(p, as_of)]
     opening = sorted(layers, key=lambda p: p.lo, reverse=True)
     boundaries = sorted({1, *(p.lo for p in layers), *(p.hi for p in layers)})
-    active: list[tuple[int, int, int]] = []  # (-position, hi, run_id): the newest on top
+    active: list[tuple[int, Publication]] = []  # behind its -position: the newest on top
     pieces: list[Piece] = []
     for lo, hi in zip(boundaries, [*boundaries[1:], None], strict=True):
         while opening and opening[-1].lo <= lo:
             layer = opening.pop()
-            heapq.heappush(active, (-layer.position, layer.hi, layer.run_id))
-        while active and active[0][1] <= lo:
+            heapq.heappush(active, (-layer.position, layer))
+        while active and active[0][1].hi <= lo:
             heapq.heappop(active)
-        _extend(pieces, Piece(lo, hi, active[0][2] if active else None))
+        top = active[0][1] if active else None
+        _extend(pieces, Piece(lo, hi, top.run_id, top.position, top.click_ids) if top else Piece(lo, hi, None))
     return pieces
 
 
@@ -78,7 +131,7 @@ def change(current: Iterable[Piece], wanted: Iterable[Piece]) -> tuple[list[Piec
 
 def history(publications: Sequence[Publication]) -> set[MapRow]:
     """Every row the authority table has ever held, by applying publications and reverts in log order."""
-    moments = sorted({p.position for p in publications} | {p.reverted for p in publications if p.reverted is not None})
+    moments = _moments([p for p in publications if p.kind == RANGE])
     open_since = {Piece(1, None, None): 1}
     rows: set[MapRow] = set()
     for moment in moments:
@@ -86,6 +139,51 @@ def history(publications: Sequence[Publication]) -> set[MapRow]:
         rows |= {MapRow(piece, open_since.pop(piece), moment) for piece in closing}
         open_since |= dict.fromkeys(opening, moment)
     return rows | {MapRow(piece, since, None) for piece, since in open_since.items()}
+
+
+def _moments(publications: Iterable[Publication]) -> list[int]:
+    """The positions at which something was published or reverted, in order."""
+    return sorted({at for p in publications for at in (p.position, p.reverted) if at is not None})
+
+
+def override_history(
+    publications: Iterable[Publication], clicks_of: Mapping[int, Iterable[SparseClick]]
+) -> set[OverrideRow]:
+    """Every row the table of overrides has ever held; `clicks_of` gives the clicks of each sparse run by its id."""
+    layers: dict[SparseClick, list[Publication]] = {}
+    for publication in sorted(publications):
+        if publication.kind == SPARSE:
+            for click in clicks_of.get(publication.run_id, ()):
+                layers.setdefault(click, []).append(publication)
+    return {row for click, over in layers.items() for row in _override_rows(click, over)}
+
+
+def _override_rows(click: SparseClick, layers: Sequence[Publication]) -> Iterable[OverrideRow]:
+    """The overrides of one click, whose sparse publications are given in log order."""
+    top: Publication | None = None
+    since = 0
+
+    def row(until: int | None) -> Iterable[OverrideRow]:
+        if top is not None:
+            override = Override(click.click_id, top.run_id, click.log_position, top.position)
+            yield OverrideRow(override, since, until)
+
+    for moment in _moments(layers):
+        wanted = next((p for p in reversed(layers) if _in_force(p, moment)), None)
+        if wanted is not top:
+            yield from row(until=moment)
+            top, since = wanted, moment
+    yield from row(until=None)
+
+
+def deciding(pieces: Sequence[Piece], overrides: Iterable[Override]) -> list[Override]:
+    """Those of the overrides in force that decide their clicks: published later than the run of their piece."""
+    return [o for o in overrides if o.published > piece_of(pieces, o.log_position).published]
+
+
+def piece_of(pieces: Sequence[Piece], position: int) -> Piece:
+    """The piece of a whole map that a position lies in."""
+    return pieces[bisect_right(pieces, position, key=lambda piece: piece.lo) - 1]
 
 
 def check(pieces: Sequence[Piece]) -> None:
@@ -101,5 +199,5 @@ def check(pieces: Sequence[Piece]) -> None:
 
 def overlapping(pieces: Iterable[Piece], lo: int, hi: int) -> list[Piece]:
     """The parts of a map that lie in [lo, hi), cut to it."""
-    parts = [Piece(max(p.lo, lo), hi if p.hi is None else min(p.hi, hi), p.run_id) for p in pieces]
+    parts = [p._replace(lo=max(p.lo, lo), hi=hi if p.hi is None else min(p.hi, hi)) for p in pieces]
     return [p for p in parts if p.hi is not None and p.lo < p.hi]

@@ -17,6 +17,7 @@ from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import authority, canonical, database, departed, log, runs
+from clickledger.ledger.authority_map import SPARSE, ClickIds
 
 # A back-charge posts only while its period is open; else it is written off. A credit always posts, unless what it takes
 # back was itself written off: nobody is credited for what was never charged.
@@ -27,12 +28,12 @@ INSERT_ADJUSTMENTS = """
            n.currency, n.slice, o.from_run_id, o.verdict, n.verdict,
            CASE WHEN f.written_off THEN 0 ELSE m.change END, CASE WHEN f.written_off THEN m.change ELSE 0 END,
            p.period, CASE WHEN b.period IS NULL THEN p.period ELSE {open_period} END
-    FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
+    FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id{within}
     CROSS JOIN LATERAL (SELECT click_period(n.click_id) AS period) p
     CROSS JOIN LATERAL (SELECT CASE WHEN n.verdict = 'valid' THEN n.cost_micros ELSE 0 END
                              - CASE WHEN o.verdict = 'valid' THEN o.cost_micros ELSE 0 END AS change) m
     LEFT JOIN billing_periods b ON b.period = p.period
-    LEFT JOIN (SELECT e.click_id FROM billing_entries e WHERE e.run_id = ANY ({layers})
+    LEFT JOIN (SELECT e.click_id FROM billing_entries e WHERE {told}
                GROUP BY e.click_id HAVING sum(e.write_off_micros) > 0) w ON w.click_id = n.click_id
     CROSS JOIN LATERAL (SELECT CASE WHEN m.change > 0 THEN b.period IS NOT NULL
                                     ELSE w.click_id IS NOT NULL END AS written_off) f
@@ -52,7 +53,7 @@ INSERT_TOTALS = """
                count(*) FILTER (WHERE n.carried) AS carried,
                coalesce(sum(o.cost_micros) FILTER (WHERE o.verdict = 'valid'), 0) AS before,
                coalesce(sum(n.cost_micros) FILTER (WHERE n.verdict = 'valid'), 0) AS after
-        FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id
+        FROM ({old}) o JOIN delayed_decisions n ON n.run_id = {run} AND n.click_id = o.click_id{within}
         GROUP BY 1, 2, 3),
     lines AS (
         SELECT advertiser_id, slice, currency, sum(amount_micros) AS amount, sum(write_off_micros) AS write_off,
@@ -113,14 +114,17 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     departed.require_whole_run(lambda *asked: conn.execute(*asked).fetchall(), run_id, "plan a new one")
     adjustment_set = uuid.uuid4()
     with database.translated():
-        compared_at, totals = _compute(conn, run, adjustment_set)
+        bounds = runs.click_ids(conn, run)
+        compared_at, totals = _compute(conn, run, bounds, adjustment_set)
     summary = {name: sum(row[name] for row in totals) for name in SUMMED}
     summary |= {
         "run_id": run_id,
+        "kind": run.kind,
         "positions": [run.lo, run.hi],
         "compared_at_position": compared_at,
         "flips": summary["to_valid"] + summary["to_invalid"] + summary["to_undecided"],
         "content_digest": run.content_digest.hex(),
+        "click_ids": [str(click_id) for click_id in bounds],
         "totals_digest": totals_digest(totals),
     }
     text = canonical.canonical_json(summary)
@@ -131,18 +135,18 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     return Comparison(entry.position, run_id, adjustment_set, compared_at, digest.hex(), summary, totals)
 
 
-def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID) -> tuple[int, list[dict[str, Any]]]:
+def _compute(
+    conn: database.Connection, run: runs.Run, click_ids: ClickIds, adjustment_set: uuid.UUID
+) -> tuple[int, list[dict[str, Any]]]:
     """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
     with database.snapshot(conn):
         conn.execute("SET LOCAL work_mem = '64MB'")
-        # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
-        conn.execute("SET LOCAL enable_nestloop = off")
         head = log.head(conn)
-        parts = {
+        parts = _of_clicks(conn, run) if run.kind == SPARSE else _of_range(conn, run, click_ids)
+        parts |= {
             "set": f"'{adjustment_set}'::uuid",
             "run": f"{run.run_id:d}",
-            "old": authority.rows_between(authority.in_force(conn), run.lo, run.hi),
-            "layers": _layers(conn, run),
+            "within": authority.within(click_ids, "n.click_id"),
             "open_period": f"'{open_period(conn)}'",
         }
         for statement in (INSERT_ADJUSTMENTS, INSERT_TOTALS):
@@ -153,10 +157,22 @@ def _compute(conn: database.Connection, run: runs.Run, adjustment_set: uuid.UUID
         return head.position, totals
 
 
-def _layers(conn: database.Connection, run: runs.Run) -> str:
-    """Every run that was ever published over a part of the range, as an array literal for the planner."""
-    run_ids = {row[0] for row in conn.execute(SELECT_LAYERS, (run.lo, run.hi))}
-    return f"'{{{','.join(str(run_id) for run_id in sorted(run_ids))}}}'::bigint[]"
+def _of_range(conn: database.Connection, run: runs.Run, click_ids: ClickIds) -> dict[str, str]:
+    """The decisions in force over a run's range, and what billing was told by publications over it."""
+    # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
+    conn.execute("SET LOCAL enable_nestloop = off")
+    overriding = authority.overrides(conn, run.lo, run.hi)
+    old = authority.rows_between(authority.in_force(conn), run.lo, run.hi, click_ids=click_ids, overriding=overriding)
+    layers = {row[0] for row in conn.execute(SELECT_LAYERS, (run.lo, run.hi))}
+    listed = ",".join(str(run_id) for run_id in sorted(layers))
+    return {"old": old, "told": f"e.run_id = ANY ('{{{listed}}}'::bigint[])"}
+
+
+def _of_clicks(conn: database.Connection, run: runs.Run) -> dict[str, str]:
+    """The decisions in force of a sparse run's clicks, and what billing was told of them."""
+    clicks, overriding = authority.sparse_clicks(conn, run.run_id), authority.overrides_of(conn, run.run_id)
+    told = f"e.click_id = ANY ({authority.literal(click.click_id for click in clicks)})"
+    return {"old": authority.rows_of(authority.in_force(conn), overriding, clicks), "told": told}
 
 
 def digest_of(summary: str) -> bytes:

@@ -11,6 +11,7 @@ from psycopg import IsolationLevel
 from psycopg_pool import ConnectionPool
 
 from clickledger import errors
+from clickledger.ledger.rights import Role
 
 # Ends a client that hangs while it holds the log lock; the server would otherwise wait for it for ever.
 SESSION_OPTIONS = (
@@ -19,30 +20,50 @@ SESSION_OPTIONS = (
 Connection = psycopg.Connection[Any]
 
 
-def connect(url: str, *, application_name: str = "clickledger") -> Connection:
-    """An autocommit connection. Raises Unavailable when the server does not answer."""
+def connect(url: str, *, application_name: str = "clickledger", role: Role | None = None) -> Connection:
+    """An autocommit connection that acts as `role`; None: as the user of the address, who may do what the owner may.
+
+    Raises Unavailable when the server does not answer, Refused when the user may not take the role.
+    """
     try:
         return psycopg.connect(
             url,
             autocommit=True,
             application_name=application_name,
-            options=SESSION_OPTIONS,
+            options=_options(role),
             connect_timeout=10,
             tcp_user_timeout=30_000,
             prepare_threshold=2,
         )
     except psycopg.OperationalError as error:
-        raise errors.Unavailable(f"the database does not answer: {_first_line(error)}") from error
+        raise _not_connected(error, role) from error
 
 
-def open_pool(url: str, *, application_name: str, min_size: int = 1, max_size: int = 8) -> ConnectionPool[Connection]:
+def open_pool(
+    url: str, *, application_name: str, min_size: int = 1, max_size: int = 8, role: Role | None = None
+) -> ConnectionPool[Connection]:
     """An open pool of connections like those of `connect`."""
-    kwargs = {"autocommit": True, "application_name": application_name, "options": SESSION_OPTIONS}
+    kwargs = {"autocommit": True, "application_name": application_name, "options": _options(role)}
     pool: ConnectionPool[Connection] = ConnectionPool(
         url, kwargs=kwargs, min_size=min_size, max_size=max_size, open=False, timeout=10
     )
     pool.open()
     return pool
+
+
+def _options(role: Role | None) -> str:
+    return SESSION_OPTIONS if role is None else f"{SESSION_OPTIONS} -c role={role}"
+
+
+def _not_connected(error: psycopg.OperationalError, role: Role | None) -> errors.ClickledgerError:
+    """A connection that failed has no SQLSTATE, only what the server said, perhaps in its own language."""
+    message = str(error)
+    if role is not None and f'"{role}"' in message:
+        return errors.Refused(
+            f"cannot act as {role}: expected a migrated ledger (clickledger up) and a user who was granted that role, "
+            f"got: {message.strip().splitlines()[-1].strip()}"
+        )
+    return errors.Unavailable(f"the database does not answer: {_first_line(error)}")
 
 
 @contextmanager
@@ -80,6 +101,8 @@ def _translate(error: psycopg.Error) -> Exception:
             return errors.Refused(message)
         case "CL005":
             return errors.Conflict(message)
+        case "42501":  # insufficient privilege
+            return errors.Refused(f"this role may not do that: {message}")
         case "23P01" | "23514":  # exclusion and check constraints
             return errors.InvariantBroken(f"{error.diag.constraint_name}: {message}")
     if isinstance(error, psycopg.DataError):

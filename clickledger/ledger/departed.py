@@ -122,7 +122,7 @@ def snapshot(conn: database.Connection) -> Iterator[None]:
         return
     with database.snapshot(conn):
         # ONLY: a detach waits for whoever holds the parent; its partitions would be hundreds of locks more
-        conn.execute("LOCK TABLE ONLY clicks, ONLY decisions, ONLY delayed_decisions IN ACCESS SHARE MODE")
+        conn.execute("LOCK TABLE ONLY decisions, ONLY delayed_decisions IN ACCESS SHARE MODE")
         yield
 
 

@@ -106,7 +106,7 @@ class _Group:
 def compute(conn: database.Connection, day: date) -> Departure:
     """What a sealed day takes with it. Raises VerificationFailed when a row is not the one that was appended."""
     number = uuid.uuid4()
-    with departed.snapshot(conn):
+    with departed.snapshot(conn):  # clicks need no lock: detaching is what the caller alone does
         conn.execute("SET LOCAL work_mem = '64MB'")
         head, where = log.head(conn).position, condition(day)
         clicks, decisions, delayed = _one(conn, SELECT_COUNTS.format(day=where))

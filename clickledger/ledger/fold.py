@@ -8,7 +8,8 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from clickledger.ledger.canonical import canonical_json
 
 Payload = dict[str, Any]
 Row = tuple[Any, ...]
+ClicksOf = Mapping[int, Sequence[authority_map.SparseClick]]
 
 KINDS = (
     "ledger_created", "model_registered", "calibration_set", "deployment_changed", "rollback_declared",
@@ -45,11 +47,19 @@ class Folds:
     detached_days: dict[str, list[Any]] = field(default_factory=dict)
     _comparison_of: dict[int, int] = field(default_factory=dict)
 
-    def tables(self) -> dict[str, set[Row]]:
-        """Every cache as a set of rows, the authority table with its whole history."""
-        published = self.publications.values()
+    def sparse_runs(self) -> list[int]:
+        """Runs whose clicks `tables` needs: the log pins them by digest and does not list them."""
+        return [run_id for run_id, row in self.replay_runs.items() if row[-1] == authority_map.SPARSE]
+
+    def tables(self, clicks_of: ClicksOf) -> dict[str, set[Row]]:
+        """Every cache as a set of rows, authority and overrides with their whole history.
+
+        `clicks_of` gives the clicks of each of `sparse_runs`.
+        """
+        published = list(self.publications.values())
         publications = {
-            (p.position, p.run_id, self._comparison_of[p.position], p.lo, p.hi, p.reverted) for p in published
+            (p.position, p.run_id, self._comparison_of[p.position], p.lo, p.hi, p.reverted, *p.click_ids, p.kind)
+            for p in published
         }
         return {
             "models": set(self.models.values()),
@@ -64,7 +74,15 @@ class Folds:
             "publications": publications,
             "legal_holds": {tuple(row) for row in self.legal_holds.values()},
             "detached_days": {tuple(row) for row in self.detached_days.values()},
-            "authority": {(*row.piece, row.since, row.until) for row in authority_map.history(list(published))},
+            "authority": {
+                (*piece[:3], since, until, piece.published, *piece.click_ids)
+                for piece, since, until in authority_map.history(published)
+            },
+            "authority_overrides": {
+                (*override, since, until)
+                for override, since, until in authority_map.override_history(published, clicks_of)
+            },
+            "sparse_clicks": {(run_id, *click) for run_id in self.sparse_runs() for click in clicks_of.get(run_id, ())},
         }
 
     def apply(self, position: int, kind: str, payload: Payload) -> None:
@@ -127,10 +145,14 @@ class Folds:
             "planned",
             None,
             None,
+            *authority_map.UNKNOWN,
+            payload.get("kind", authority_map.RANGE),
         ]
 
     def _replay_staged(self, position: int, payload: Payload) -> None:
-        self.replay_runs[payload["run_id"]][9:] = ["staged", position, payload["content_digest"]]
+        self.replay_runs[payload["run_id"]][9:14] = [
+            "staged", position, payload["content_digest"], *_click_ids(payload)
+        ]  # fmt: skip
 
     def _replay_abandoned(self, _: int, payload: Payload) -> None:
         self.replay_runs[payload["run_id"]][9] = "abandoned"
@@ -142,7 +164,14 @@ class Folds:
     def _replay_published(self, position: int, payload: Payload) -> None:
         lo, hi = payload["positions"]
         self._comparison_of[position] = payload["comparison_id"]
-        self.publications[position] = authority_map.Publication(position, payload["run_id"], lo, hi)
+        self.publications[position] = authority_map.Publication(
+            position,
+            payload["run_id"],
+            lo,
+            hi,
+            click_ids=_click_ids(payload),
+            kind=payload.get("kind", authority_map.RANGE),
+        )
 
     def _replay_reverted(self, position: int, payload: Payload) -> None:
         published = self.publications[payload["publication"]]
@@ -163,6 +192,12 @@ class Folds:
 
     def _day_dropped(self, position: int, payload: Payload) -> None:
         self.detached_days[payload["day"]][9] = position
+
+
+def _click_ids(payload: Payload) -> authority_map.ClickIds:
+    """What an entry says of its click ids; version 0.1.0 said nothing."""
+    bounds = payload.get("click_ids", authority_map.UNKNOWN)
+    return authority_map.ClickIds(*(bound and uuid.UUID(bound) for bound in bounds))
 
 
 def fold(entries: Iterable[tuple[int, str, str]]) -> Folds:

@@ -25,7 +25,7 @@ SELECT_ENTRIES = """
     FROM log WHERE position > %(after)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
     ORDER BY position LIMIT %(limit)s"""
 SELECT_HEAD = "SELECT position, chain_hash, recorded_at FROM log ORDER BY position DESC LIMIT 1"
-WRITE_ENTRY = "SELECT position, recorded_at, chain_hash FROM write_entry(%s, %s, %s, %s, %s, %s)"
+RECORD_ENTRY = "SELECT position, recorded_at, chain_hash FROM record_entry(%s, %s, %s, %s, %s)"
 
 NO_LIMIT = (1 << 63) - 1
 
@@ -88,12 +88,10 @@ class Writer:
         if not actor:
             raise errors.InvalidInput(f"actor: expected who does this, got an empty name for {kind}")
         count, digest = len(leaf_bytes) // canonical.LEAF_BYTES, canonical.content_digest(leaf_bytes)
-        row = self._conn.execute(WRITE_ENTRY, (kind, actor, reason, text, count, digest)).fetchone()
+        row = self._conn.execute(RECORD_ENTRY, (kind, actor, reason, text, leaf_bytes)).fetchone()
         if row is None:
-            raise errors.InvariantBroken(f"write_entry returned nothing for {kind}")
+            raise errors.InvariantBroken(f"record_entry returned nothing for {kind}")
         position, recorded_at, chain_hash = row
-        if leaf_bytes:
-            self._conn.execute("INSERT INTO leaves VALUES (%s, %s)", (position, leaf_bytes))
         return Entry(position, kind, recorded_at, actor, reason, text, count, digest, chain_hash)
 
     def execute(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:

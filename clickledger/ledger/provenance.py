@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from clickledger import errors
-from clickledger.ledger import authority, billing, database, departed, log
+from clickledger.ledger import billing, database, departed, log
 
 SELECT_CLICK = """
     SELECT click_id, click_time(click_id) AS event_time, log_position, source, external_id, user_key, session_key,
@@ -25,7 +25,7 @@ SELECT_DECISIONS = """
            verdict::text, reason, carried
     FROM delayed_decisions WHERE click_id = %(id)s ORDER BY run_id NULLS FIRST"""
 SELECT_STORY = """
-    SELECT r.run_id, r.status, r.incident_id, p.position AS published_position, p.reverted_position
+    SELECT r.run_id, r.kind, r.status, r.incident_id, p.position AS published_position, p.reverted_position
     FROM replay_runs r LEFT JOIN publications p USING (run_id)
     WHERE r.run_id = ANY (%s) ORDER BY r.run_id, p.position"""
 SELECT_MODELS = """
@@ -34,6 +34,7 @@ SELECT_MODELS = """
 SELECT_CALIBRATIONS = """
     SELECT calibration_version, model_version, thresholds, set_position FROM calibrations
     WHERE calibration_version = ANY (%s)"""
+SELECT_AUTHORITATIVE = "SELECT run_id FROM decision_of(%s)"
 SELECT_OUTCOMES = "SELECT kind, occurred_at_ms, value_micros, log_position FROM outcomes WHERE click_id = %s ORDER BY 2"
 SELECT_CONFLICTS = (
     "SELECT encode(intake_digest, 'hex') AS intake_digest, log_position FROM conflicts WHERE click_id = %s"
@@ -70,7 +71,7 @@ def why(conn: database.Connection, click_id: uuid.UUID) -> dict[str, Any]:
             "click": click,
             "entry": _entry(conn, click["log_position"]),
             "decisions": decisions,
-            "authoritative_run_id": _authoritative(conn, click["log_position"]),
+            "authoritative_run_id": _authoritative(conn, click_id),
             "models": _rows(conn, SELECT_MODELS, versions),
             "calibrations": _rows(conn, SELECT_CALIBRATIONS, calibrations),
             "outcomes": _rows(conn, SELECT_OUTCOMES, click_id),
@@ -96,6 +97,7 @@ def _decision(conn: database.Connection, row: dict[str, Any], click: dict[str, A
     moments = [at for part in story for at in (part["published_position"], part["reverted_position"]) if at]
     return row | {
         "recorded": _entry(conn, row["run_id"]),
+        "run_kind": story[0]["kind"],
         "run_status": story[0]["status"],
         "incident_id": story[0]["incident_id"],
         "history": [_entry(conn, at) for at in sorted(moments)],
@@ -121,8 +123,6 @@ def _entry(conn: database.Connection, position: int) -> dict[str, Any]:
     }
 
 
-def _authoritative(conn: database.Connection, position: int) -> int | None:
-    for piece in authority.in_force(conn):
-        if piece.lo <= position and (piece.hi is None or position < piece.hi):
-            return piece.run_id
-    raise errors.InvariantBroken(f"no authority over position {position}")
+def _authoritative(conn: database.Connection, click_id: uuid.UUID) -> int | None:
+    [(run_id,)] = conn.execute(SELECT_AUTHORITATIVE, (click_id,)).fetchall()
+    return None if run_id is None else int(run_id)

@@ -1,9 +1,13 @@
-"""Publishing and reverting a run: one short transaction each, whatever the number of corrected decisions.
+"""Publishing and reverting a run of either kind: one short transaction each.
+
+A run over a range is a few rows of the map, whatever the number of its clicks; a sparse run is one override a click,
+of which it has few. Neither touches what the other kind wrote: where both speak of a click, the later publication
+decides.
 
 Invariants:
-- a publication takes effect with its commit, for every click of the run's range or for none;
-- it is refused when the authority over its range, or the set of closed periods, changed since it was compared;
-- a revert takes away the topmost layer only: beneath a later overlapping publication it is refused.
+- a publication takes effect with its commit, for every click of the run or for none;
+- it is refused when the authority of one of its clicks, or the set of closed periods, changed since it was compared;
+- a revert takes away the topmost layer only: beneath a later publication of one of its clicks it is refused.
 """
 
 from __future__ import annotations
@@ -13,30 +17,24 @@ import time
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, database, departed, log, runs
+from clickledger.ledger import authority, database, departed, layers, log, runs
+from clickledger.ledger.authority_map import SPARSE
 
 SELECT_NEWEST_COMPARISON = """
     SELECT comparison_id, adjustment_set, compared_at_position, digest, summary
     FROM comparisons WHERE run_id = %s ORDER BY comparison_id DESC LIMIT 1"""
-SELECT_CHANGES_SINCE = """
-    SELECT run_id, greatest(position, reverted_position) FROM publications
-    WHERE positions && int8range(%s, %s) AND (position > %s OR reverted_position > %s)
-    ORDER BY 2 DESC LIMIT 1"""
-SELECT_OTHERS_SINCE = """
-    SELECT run_id, greatest(position, reverted_position) FROM publications
-    WHERE positions && int8range(%s, %s) AND (position > %s OR reverted_position > %s) AND run_id <> %s
-    ORDER BY 2 DESC LIMIT 1"""
 SELECT_PERIOD_CLOSED_SINCE = "SELECT period FROM billing_periods WHERE closed_position > %s LIMIT 1"
 SELECT_UNBALANCED = """
     SELECT advertiser_id FROM comparison_totals WHERE adjustment_set = %s
     GROUP BY advertiser_id, currency
     HAVING sum(billed_before_micros) + sum(adjustments_micros) + sum(write_off_micros) <> sum(billed_after_micros)"""
 SELECT_PUBLISHED = """
-    SELECT position, lower(positions), upper(positions) FROM publications
+    SELECT position FROM publications
     WHERE run_id = %s AND reverted_position IS NULL"""
-SELECT_ABOVE = """
-    SELECT run_id, position FROM publications
-    WHERE positions && int8range(%s, %s) AND position > %s AND reverted_position IS NULL LIMIT 1"""
+INSERT_PUBLICATION = """
+    INSERT INTO publications (position, run_id, comparison_id, positions, click_id_min, click_id_max, kind)
+    VALUES (%s, %s, %s, int8range(%s, %s), %s, %s, %s)"""
+NO_CLICK_IDS = [None, None]  # of comparisons made by version 0.1.0
 
 
 class Published(NamedTuple):
@@ -47,7 +45,7 @@ class Published(NamedTuple):
 
 
 def publish(conn: database.Connection, run_id: int, digest: str, actor: str, reason: str) -> Published:
-    """Put a staged run in force over its range, as the comparison named by `digest` said.
+    """Put a staged run in force for its clicks, as the comparison named by `digest` said.
 
     Raises Refused before it is staged or when it is in force already, StalePlan when the world changed since.
     """
@@ -55,21 +53,25 @@ def publish(conn: database.Connection, run_id: int, digest: str, actor: str, rea
         started = time.perf_counter()
         run = _staged(writer, run_id)
         comparison_id, summary = _fresh_comparison(writer, run, digest)
+        bounds = summary.get("click_ids", NO_CLICK_IDS)
         payload = {
             "run_id": run_id,
             "comparison_id": comparison_id,
             "digest": digest,
+            "kind": run.kind,
             "positions": [run.lo, run.hi],
+            "click_ids": bounds,
             "clicks": summary["clicks"],
             "flips": summary["flips"],
             "adjustments_micros": summary["adjustments_micros"],
         }
         entry = writer.record("replay_published", payload, actor, reason)
-        writer.execute(
-            "INSERT INTO publications VALUES (%s, %s, %s, int8range(%s, %s), NULL)",
-            (entry.position, run_id, comparison_id, run.lo, run.hi),
-        )
-        authority.rewrite(writer, entry.position)
+        identity = (entry.position, run_id, comparison_id, run.lo, run.hi, *bounds, run.kind)
+        writer.execute(INSERT_PUBLICATION, identity)
+        if run.kind == SPARSE:
+            writer.execute("SELECT open_overrides(%s, %s)", (run_id, entry.position))
+        else:
+            authority.rewrite(writer, entry.position)
     return Published(entry.position, time.perf_counter() - started)
 
 
@@ -90,15 +92,14 @@ def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[i
     comparison_id, adjustment_set, since, newest, summary_text = found[0]
     if bytes(newest).hex() != digest:
         raise errors.StalePlan(f"run {run.run_id}: expected comparison {bytes(newest).hex()}, got {digest}")
-    if changed := writer.execute(SELECT_CHANGES_SINCE, (run.lo, run.hi, since, since)):
-        other, at = changed[0]
-        raise errors.StalePlan(f"run {other} changed the range at position {at}, after position {since}: compare again")
+    if changed := layers.changed(writer, run, since):
+        where = f"the {'clicks' if run.kind == SPARSE else 'range'} at position {changed.position}"
+        raise errors.StalePlan(f"run {changed.run_id} changed {where}, after position {since}: compare again")
     if closed := writer.execute(SELECT_PERIOD_CLOSED_SINCE, (since,)):
         raise errors.StalePlan(f"period {closed[0][0]} was closed after position {since}: compare again")
     summary: dict[str, Any] = json.loads(summary_text)
-    others = writer.execute(SELECT_OTHERS_SINCE, (run.lo, run.hi, run.run_id, run.run_id, run.run_id))
-    if summary["carried"] and others:
-        raise errors.StalePlan(f"run {run.run_id} carries decisions that run {others[0][0]} has replaced: plan again")
+    if summary["carried"] and (other := layers.changed_by_others(writer, run)):
+        raise errors.StalePlan(f"run {run.run_id} carries decisions that run {other.run_id} has replaced: plan again")
     if unbalanced := writer.execute(SELECT_UNBALANCED, (adjustment_set,)):
         raise errors.InvariantBroken(f"money of advertiser {unbalanced[0][0]} is not conserved by run {run.run_id}")
     return comparison_id, summary
@@ -110,15 +111,18 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> P
         started = time.perf_counter()
         if not (published := writer.execute(SELECT_PUBLISHED, (run_id,))):
             raise errors.Refused(f"run {run_id} is not in force: nothing to revert")
-        position, lo, hi = published[0]
-        if above := writer.execute(SELECT_ABOVE, (lo, hi, position)):
-            other, at = above[0]
+        [(position,)] = published
+        run = runs.Run(*writer.execute(runs.SELECT_RUN, (run_id,))[0])
+        if top := layers.above(writer, run, position):
             raise errors.Refused(
-                f"run {other}, published at {at}, lies on top of run {run_id}: correct it by a new run"
+                f"run {top.run_id}, published at {top.position}, lies on top of run {run_id}: correct it by a new run"
             )
         departed.require_whole_run(writer.execute, run_id, "it stays in force")
-        payload = {"run_id": run_id, "publication": position, "positions": [lo, hi]}
+        payload = {"run_id": run_id, "kind": run.kind, "publication": position, "positions": [run.lo, run.hi]}
         entry = writer.record("replay_reverted", payload, actor, reason)
         writer.execute("UPDATE publications SET reverted_position = %s WHERE position = %s", (entry.position, position))
-        authority.rewrite(writer, entry.position)
+        if run.kind == SPARSE:
+            writer.execute("SELECT close_overrides(%s, %s, %s)", (run_id, position, entry.position))
+        else:
+            authority.rewrite(writer, entry.position)
     return Published(entry.position, time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Replay runs: planned over a closed range of positions, staged invisibly, then frozen.
+"""Replay runs: planned over a closed range of positions, staged invisibly, then frozen. Sparse ones: `sparse.py`.
 
 Invariants:
 - a run's range lies below the head when it is planned, so its manifest can never change;
@@ -8,12 +8,14 @@ Invariants:
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from clickledger import errors
 from clickledger.ledger import canonical, database, departed, log
+from clickledger.ledger.authority_map import RANGE, ClickIds
 
 CHUNK_ROWS = 10_000
 MODE = "rescore"  # on recorded snapshots
@@ -22,7 +24,7 @@ SELECT_BATCHES = """
     WHERE position >= %s AND position < %s AND kind = 'clicks_decided' ORDER BY position"""
 SELECT_RUN = """
     SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
-           incident_id, status, content_digest
+           incident_id, status, content_digest, click_id_min, click_id_max, kind
     FROM replay_runs WHERE run_id = %s"""
 INSERT_RUN = """
     INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
@@ -35,7 +37,15 @@ INSERT_CHUNKS = """
 SELECT_CHUNKS = """
     SELECT lower(positions), upper(positions), row_count, content_digest, status
     FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
-COUNT_STAGED = "SELECT count(*) FROM delayed_decisions WHERE run_id = %s"
+# As text in the C collation, since there is no min(uuid): its order is that of the bytes.
+COUNT_STAGED = """
+    SELECT count(*), count(*) FILTER (WHERE log_position >= %(lo)s AND log_position < %(hi)s),
+           min(click_id::text COLLATE "C")::uuid, max(click_id::text COLLATE "C")::uuid
+    FROM delayed_decisions WHERE run_id = %(run)s"""
+FREEZE = """
+    UPDATE replay_runs SET status = 'staged', staged_position = %s, content_digest = %s, click_id_min = %s,
+                           click_id_max = %s
+    WHERE run_id = %s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,14 @@ class Run:
     incident_id: int | None
     status: str
     content_digest: bytes | None
+    click_id_min: uuid.UUID | None = None  # of its clicks; known once it is staged
+    click_id_max: uuid.UUID | None = None
+    kind: str = RANGE  # or SPARSE: some clicks logged in the range, by stated decisions
+
+    @property
+    def click_ids(self) -> ClickIds:
+        """The smallest and largest click id, unknown before staging and for runs staged by version 0.1.0."""
+        return ClickIds(self.click_id_min, self.click_id_max)
 
     @property
     def scope_filter(self) -> dict[str, list[str]]:
@@ -161,11 +179,11 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
 
     Raises Refused while chunks are missing, InvariantBroken when rows and manifest differ.
     """
-    get(conn, run_id)
+    planned = get(conn, run_id)
     # Chunks first, then their rows: what is done stays done, and its rows were committed with it. The count takes as
     # long as the run is large, so it is made before the lock.
     chunks = conn.execute(SELECT_CHUNKS, (run_id,)).fetchall()
-    counted = conn.execute(COUNT_STAGED, (run_id,)).fetchone()
+    counted = _count(conn, planned)
     with log.writing(conn) as writer:
         run = Run(*writer.execute(SELECT_RUN, (run_id,))[0])
         if run.status == "staged":
@@ -175,16 +193,45 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
         if missing := sum(status != "done" for *_, status in chunks):
             raise errors.Refused(f"run {run_id}: expected all {len(chunks)} chunks done, {missing} are not")
         done = sum(row_count for _, _, row_count, _, _ in chunks)
-        if counted is None or not counted[0] == done == run.row_count:
-            raise errors.InvariantBroken(f"run {run_id}: expected {run.row_count} decisions, got {counted} in {done}")
+        if not counted.rows == counted.inside == done == run.row_count:
+            raise errors.InvariantBroken(
+                f"run {run_id}: expected {run.row_count} decisions within [{run.lo}, {run.hi}), got {counted.inside} "
+                f"there and {counted.rows - counted.inside} elsewhere, in chunks of {done}"
+            )
         digest = canonical.run_digest([(lo, hi, rows, bytes(content)) for lo, hi, rows, content, _ in chunks])
-        payload = {"run_id": run_id, "row_count": done, "content_digest": digest.hex()}
-        entry = writer.record("replay_staged", payload, actor)
-        writer.execute(
-            "UPDATE replay_runs SET status = 'staged', staged_position = %s, content_digest = %s WHERE run_id = %s",
-            (entry.position, digest, run_id),
-        )
+        freeze(writer, run_id, done, digest, counted.click_ids, actor)
     return get(conn, run_id)
+
+
+def freeze(writer: log.Writer, run_id: int, row_count: int, digest: bytes, click_ids: ClickIds, actor: str) -> None:
+    """Make a planned run a staged one, whose decisions are those of `digest` (see `canonical.run_digest`)."""
+    payload = {
+        "run_id": run_id,
+        "row_count": row_count,
+        "content_digest": digest.hex(),
+        "click_ids": [str(click_id) for click_id in click_ids],
+    }
+    entry = writer.record("replay_staged", payload, actor)
+    writer.execute(FREEZE, (entry.position, digest, *click_ids, run_id))
+
+
+class _Count(NamedTuple):
+    """Decisions of a run: all of them, those within its positions, and the bounds of their click ids."""
+
+    rows: int
+    inside: int
+    click_ids: ClickIds
+
+
+def _count(conn: database.Connection, run: Run) -> _Count:
+    wanted = {"run": run.run_id, "lo": run.lo, "hi": run.hi}
+    [(rows, inside, *bounds)] = conn.execute(COUNT_STAGED, wanted).fetchall()
+    return _Count(rows, inside, ClickIds(*bounds))
+
+
+def click_ids(conn: database.Connection, run: Run) -> ClickIds:
+    """The bounds of a run's click ids, counted where staging did not note them (version 0.1.0)."""
+    return run.click_ids if run.click_id_min else _count(conn, run).click_ids
 
 
 def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:

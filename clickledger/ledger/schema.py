@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from clickledger import errors, migrations
-from clickledger.ledger import database
+from clickledger.ledger import database, granting
 
 MINIMUM_SERVER_VERSION = 150000
 
@@ -18,7 +18,8 @@ MINIMUM_SERVER_VERSION = 150000
 def migrate(url: str) -> None:
     """Upgrade the database at `url` to the newest schema; nothing happens when it is there already.
 
-    Raises Unavailable when the server does not answer, InvalidInput when it is older than PostgreSQL 15.
+    Roles are made before, grants after (`granting`). Raises Unavailable when the server does not answer, InvalidInput
+    when it is older than PostgreSQL 15, Refused when the user may not make the roles.
     """
     with database.connect(url) as conn:
         version = conn.info.server_version
@@ -26,10 +27,12 @@ def migrate(url: str) -> None:
         conn.execute("SELECT pg_advisory_lock(7163956285231296105)")
         if version < MINIMUM_SERVER_VERSION:
             raise errors.InvalidInput(f"expected PostgreSQL 15 or later, got server version {version}")
+        granting.make_roles(conn)
         try:
             command.upgrade(_config(url), "head")
         except OperationalError as error:
             raise errors.Unavailable(f"migration failed: {error.orig}") from error
+        granting.apply(conn)
 
 
 def _config(url: str) -> Config:

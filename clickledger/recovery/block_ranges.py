@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from clickledger.ledger import database
 
-SUMMARISE = """
-    SELECT coalesce(sum(brin_summarize_new_values(i.indexrelid)), 0)
-    FROM unnest(ARRAY['clicks', 'decisions']::regclass[]) parent
-    CROSS JOIN LATERAL pg_partition_tree(parent) t
-    JOIN pg_index i ON i.indrelid = t.relid JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
-    WHERE t.isleaf AND a.amname = 'brin'"""
+SUMMARISE = "SELECT summarise_block_ranges()"
 
 
 def summarise(conn: database.Connection) -> int:

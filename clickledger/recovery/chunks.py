@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import canonical, database, runs
+from clickledger.ledger import database, delayed, runs
 from clickledger.recovery import redecide
 
 ATTEMPTS_MAX = 5
@@ -36,9 +36,6 @@ CLAIM = """
 FINISH = """
     UPDATE replay_chunks SET status = 'done', lease_until = NULL, content_digest = %s
     WHERE run_id = %s AND chunk_no = %s AND token = %s AND status = 'leased'"""
-COPY_ROWS = f"COPY delayed_decisions ({', '.join(canonical.DELAYED_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-COPY_HEADER, COPY_TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
-FIELD_COUNT = len(canonical.DELAYED_COLUMNS).to_bytes(2)
 # Kept under its lease, which then expires: the next attempt comes after a pause.
 NOTE_FAILURE = """
     UPDATE replay_chunks
@@ -113,14 +110,13 @@ def execute(conn: database.Connection, run: runs.Run, lease: Lease, judge: redec
 
 def write(conn: database.Connection, lease: Lease, rows: list[bytes]) -> None:
     """Write a chunk's canonical rows, in (log_position, line) order, and its state in one transaction."""
-    digest = canonical.content_digest(canonical.leaves(canonical.DELAYED_DECISION_DOMAIN, rows))
+    digest = delayed.digest(rows)
     with database.translated(), conn.transaction():
         # First of all: whoever lost the token learns it before a row of it goes out, and another executor waits here.
         finished = conn.execute(FINISH, (digest, lease.run_id, lease.chunk_no, lease.token))
         if finished.rowcount != 1:
             raise LostLease(f"run {lease.run_id}, chunk {lease.chunk_no}: expected token {lease.token} in force")
-        with conn.cursor() as cursor, cursor.copy(COPY_ROWS.encode()) as copy:
-            copy.write(b"".join([COPY_HEADER, *(FIELD_COUNT + row for row in rows), COPY_TRAILER]))
+        delayed.copy(conn, rows)
 
 
 def note_failure(conn: database.Connection, lease: Lease, error: Exception) -> None:

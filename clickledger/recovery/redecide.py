@@ -11,13 +11,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clickledger import errors
-from clickledger.ledger import authority, canonical, database, deployments, wire
+from clickledger.ledger import authority, database, delayed, deployments
 from clickledger.ledger.runs import Run
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
@@ -162,26 +162,7 @@ def _carry(conn: database.Connection, lo: int, hi: int, clicks: Clicks, decided:
 
 def encode(run_id: int, clicks: Clicks, decided: Decisions) -> list[bytes]:
     """n canonical rows: PostgreSQL's binary wire form of `canonical.DELAYED_COLUMNS`."""
-    fixed = wire.FixedBlock([
-        ("run_id", wire.INT8, np.full(len(clicks), run_id)),
-        ("log_position", wire.INT8, clicks.log_position),
-        ("line", wire.INT4, clicks.line),
-        ("click_id", wire.UUID, wire.opaque(clicks.click_id, wire.UUID)),
-        ("cost_micros", wire.INT8, clicks.cost_micros),
-        ("deployment_epoch", wire.INT4, clicks.deployment_epoch),
-        ("model_version", wire.INT4, decided.model_version),
-        ("calibration_version", wire.INT4, decided.calibration_version),
-        ("score", wire.FLOAT4, decided.score),
-        ("threshold", wire.FLOAT4, decided.threshold),
-        ("carried", wire.BOOL, decided.carried),
-    ])  # fmt: skip
-    texts: dict[str, Sequence[Any]] = {
-        "advertiser_id": clicks.advertiser_id,
-        "campaign_id": clicks.campaign_id,
-        "currency": clicks.currency,
-        "slice": clicks.slice,
-        "verdict": decided.verdict,
-        "reason": decided.reason,
-    }
-    columns = [wire.repeated_text(texts[name]) for name in canonical.DELAYED_COLUMNS if name in texts]
-    return [b"".join(parts) for parts in zip(fixed.rows(), *columns, strict=True)]
+    own = ("click_id", "log_position", "line", "cost_micros", "deployment_epoch")
+    columns = {name: getattr(clicks, name) for name in (*own, "advertiser_id", "campaign_id", "currency", "slice")}
+    again = ("model_version", "calibration_version", "score", "threshold", "carried", "verdict", "reason")
+    return delayed.encode(run_id, columns | {name: getattr(decided, name) for name in again})

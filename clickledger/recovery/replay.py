@@ -30,7 +30,8 @@ COUNT_UNCOUNTED = """
     WHERE log_position >= {lo} AND log_position < {hi} AND verdict = 'undecided' AND reason = ANY (%s)
     GROUP BY 1 ORDER BY 1"""
 SELECT_OF_INCIDENT = """
-    SELECT run_id FROM replay_runs WHERE incident_id = %s AND status <> 'abandoned' ORDER BY run_id DESC LIMIT 1"""
+    SELECT run_id FROM replay_runs WHERE incident_id = %s AND status <> 'abandoned' AND kind = 'range'
+    ORDER BY run_id DESC LIMIT 1"""
 
 
 @dataclass(frozen=True)

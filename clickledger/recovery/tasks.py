@@ -12,6 +12,7 @@ from typing import Any
 from clickledger import settings
 from clickledger.errors import InvalidSetting
 from clickledger.ledger import database, partitions
+from clickledger.ledger.rights import Role
 from clickledger.recovery import anomaly, chunks, progress, steps, working
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
 
@@ -77,7 +78,7 @@ def finish(run_id: int) -> None:
 @task
 def partitions_ahead() -> None:
     """Create the partitions of the days to come, so that no append has to, and freeze those of days that are over."""
-    with _connection(settings.load()) as conn, steps.alone(conn, "partitions") as mine:
+    with _connection(settings.load(), Role.OWNER) as conn, steps.alone(conn, "partitions") as mine:  # VACUUM is theirs
         if not mine:
             return
         partitions.ensure_ahead(conn)
@@ -106,8 +107,8 @@ def _policy(chosen: settings.Settings) -> steps.Policy:
 
 
 @contextmanager
-def _connection(chosen: settings.Settings) -> Iterator[database.Connection]:
+def _connection(chosen: settings.Settings, role: Role = Role.REPLAYER) -> Iterator[database.Connection]:
     if chosen.database_url is None:
         raise InvalidSetting("CLICKLEDGER_DATABASE_URL: expected the address of the ledger, got none")
-    with database.connect(chosen.database_url, application_name="clickledger-recovery") as conn:
+    with database.connect(chosen.database_url, application_name="clickledger-recovery", role=role) as conn:
         yield conn

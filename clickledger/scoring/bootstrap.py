@@ -14,6 +14,12 @@ CLICKS_PER_HOUR = 20  # of one user; the rule needs no training and rarely meets
 _LOCK = 7163956285231296108
 
 
+def is_new(conn: database.Connection) -> bool:
+    """Whether nothing was ever deployed and no model but the velocity rule is there to be."""
+    other = conn.execute("SELECT 1 FROM models WHERE kind <> 'velocity' LIMIT 1").fetchone()
+    return other is None and deployments.current(conn).epoch == 0
+
+
 def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap") -> int | None:
     """Deploy the velocity rule where nothing was ever deployed and no other model is there to be; its epoch, or None.
 
@@ -21,10 +27,7 @@ def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap")
     """
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        other = conn.execute("SELECT 1 FROM models WHERE kind <> 'velocity' LIMIT 1").fetchone()
-        if other or deployments.current(conn).epoch > 0:
-            return None
-        return _deploy(conn, actor)
+        return _deploy(conn, actor) if is_new(conn) else None
 
 
 def _deploy(conn: database.Connection, actor: str) -> int:

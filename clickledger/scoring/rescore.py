@@ -19,17 +19,21 @@ from clickledger.scoring import model as models_
 from clickledger.scoring.deciding import MODEL_UNUSABLE
 
 FAILURES_MAX = 20
-COUNT_ROWS = "SELECT (SELECT count(*) FROM decisions), (SELECT count(*) FROM delayed_decisions WHERE NOT carried)"
+# Sparse runs state decisions that no model made alone: there is nothing to compute them from.
+STATED = "SELECT run_id FROM replay_runs WHERE kind = 'sparse'"
+COUNT_ROWS = f"""
+    SELECT (SELECT count(*) FROM decisions),
+           (SELECT count(*) FROM delayed_decisions WHERE NOT carried AND run_id NOT IN ({STATED}))"""
 SELECT_LIVE = """
     SELECT d.click_id, NULL::bigint, c.slice, c.user_key, c.features, c.feature_schema, d.deployment_epoch,
            d.model_version,
            d.calibration_version, d.score, d.threshold, d.verdict::text, d.reason
     FROM decisions d TABLESAMPLE BERNOULLI (%s) REPEATABLE (%s) JOIN clicks c USING (click_id)"""
-SELECT_DELAYED = """
+SELECT_DELAYED = f"""
     SELECT d.click_id, d.run_id, c.slice, c.user_key, c.features, c.feature_schema, d.deployment_epoch, d.model_version,
            d.calibration_version, d.score, d.threshold, d.verdict::text, d.reason
     FROM delayed_decisions d TABLESAMPLE BERNOULLI (%s) REPEATABLE (%s) JOIN clicks c USING (click_id)
-    WHERE NOT d.carried"""
+    WHERE NOT d.carried AND d.run_id NOT IN ({STATED})"""
 # Reasons that came with the click, from its counting; every other reason must come out of deciding again.
 COUNTING_REASONS = frozenset({"late", "future"})
 

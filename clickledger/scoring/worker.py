@@ -19,6 +19,7 @@ import redis
 
 from clickledger import errors
 from clickledger.ledger import database
+from clickledger.ledger.rights import Role
 from clickledger.scoring import heartbeat, stream
 from clickledger.scoring.deciding import Decider
 from clickledger.scoring.serving import Serving, WorkerConfig
@@ -66,7 +67,9 @@ class Worker:
         config = self._config
         with (
             stream.connect(config.redis_url) as client,
-            database.connect(config.database_url, application_name=f"clickledger {config.name}") as conn,
+            database.connect(
+                config.database_url, application_name=f"clickledger {config.name}", role=Role.SCORER
+            ) as conn,
         ):
             with Serving(config, self._decider, client, conn) as serving:
                 look_at = 0.0

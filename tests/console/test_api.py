@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import redis
 import uvicorn
@@ -16,6 +18,7 @@ from worker_processes import Workers, until, workers
 
 from clickledger import settings
 from clickledger.console import api
+from clickledger.errors import Refused
 from clickledger.scoring import stream
 
 
@@ -161,3 +164,17 @@ def test_full_stream_is_503_and_nothing_is_added(
         answer = client.post("/v1/clicks", json=fields(1))
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert stream.backlog(redis_client) == stream.BACKLOG_MAX
+
+
+def test_api_of_a_user_who_may_not_read_billing_does_not_start(
+    servers: Any, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(servers.database_url, autocommit=True) as admin:
+        admin.execute("CREATE ROLE tests_stranger LOGIN")
+        url = database_url.replace("://clickledger@", "://tests_stranger@")
+        app = api.create_app(settings.load(database_url=url, redis_url=redis_url, home=tmp_path))
+        try:
+            with pytest.raises(Refused, match="cannot act as clickledger_billing_reader"):
+                asyncio.run(app.router.lifespan_context(app).__aenter__())
+        finally:
+            admin.execute("DROP ROLE tests_stranger")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from datetime import date
 from pathlib import Path
 
@@ -107,51 +106,6 @@ def test_a_named_file_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatc
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.load().http_port = 1
-
-
-def test_the_pseudonym_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
-    loaded = settings.load(home=tmp_path / "home")
-    key = settings.pseudonym_key(loaded)
-    file = tmp_path / "home" / "pseudonym.key"
-    assert len(key) == settings.PSEUDONYM_KEY_BYTES
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert settings.pseudonym_key(loaded) == key
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_processes_that_make_the_key_at_once_agree_on_it(tmp_path: Path) -> None:
-    loaded = settings.load(home=tmp_path)
-    keys: list[bytes] = []
-    threads = [threading.Thread(target=lambda: keys.append(settings.pseudonym_key(loaded))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(keys) == 8
-    assert len(set(keys)) == 1
-
-
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    loaded = settings.load(home=tmp_path)
-    settings.pseudonym_key(loaded)
-    (tmp_path / "pseudonym.key").chmod(0o640)
-    with pytest.raises(InvalidSetting, match="readable by its owner only"):
-        settings.pseudonym_key(loaded)
-
-
-def test_a_damaged_key_is_refused_and_kept(tmp_path: Path) -> None:
-    file = tmp_path / "pseudonym.key"
-    file.write_text("abc")
-    file.chmod(0o600)
-    with pytest.raises(InvalidSetting, match="expected 64 hex digits"):
-        settings.pseudonym_key(settings.load(home=tmp_path))
-    assert file.read_text() == "abc"
-
-
-def test_the_key_of_the_environment_goes_before_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CLICKLEDGER_PSEUDONYM_KEY", "ab" * 32)
-    assert settings.pseudonym_key(settings.load(home=tmp_path)) == b"\xab" * 32
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ class Agreement:
         self.money_is_conserved()
         self.no_click_is_credited_more_than_it_was_charged()
         self.authority_covers_every_position_once()
+        self.literal_ranges_give_what_the_view_gives()
         self.the_chain_verifies()
 
     def every_click_has_one_authoritative_decision(self) -> None:
@@ -95,6 +96,18 @@ class Agreement:
         query = "SELECT click_id, sum(amount_micros), sum(write_off_micros) FROM billing_entries GROUP BY click_id"
         for click, posted, written_off in self.conn.execute(query):
             assert {posted, written_off} <= {0, COST_OF[click.bytes]}, (click, posted, written_off)
+
+    def literal_ranges_give_what_the_view_gives(self) -> None:
+        """As literals and read by the statement, over a range of its own each step."""
+        head = self.oracle.head
+        lo, hi = sorted((1 + head * 7919 % head, 1 + head * 104729 % (head + 1)))
+        pieces, fields = authority.in_force(self.conn), "click_id, verdict::text"
+        for overriding in (authority.overrides(self.conn, lo, hi + 1), None):
+            query = authority.rows_between(pieces, lo, hi + 1, fields, overriding=overriding)
+            rows = self.conn.execute(query.encode(), prepare=False).fetchall()
+            expected = {click: self.oracle.decided(click) for click in self.oracle.manifest(lo, hi + 1)}
+            assert len(rows) == len(expected)
+            assert {row[0].bytes: row[1:] for row in rows} == expected
 
     def authority_covers_every_position_once(self) -> None:
         pieces = authority.in_force(self.conn)

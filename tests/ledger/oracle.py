@@ -65,7 +65,7 @@ class Line(NamedTuple):
 
 @dataclass
 class Run:
-    """One replay run; `written` holds (verdict, carried) by click."""
+    """One run over [lo, hi); `written` holds (verdict, carried) by click. A sparse one decides what is written only."""
 
     run_id: int
     lo: int
@@ -74,6 +74,10 @@ class Run:
     written: dict[bytes, tuple[str, bool]] = field(default_factory=dict)
     digest: str | None = None
     compared_at: int = 0
+    sparse: bool = False
+
+    def decides(self, click: bytes, log_position: int) -> bool:
+        return self.lo <= log_position < self.hi and (click in self.written or not self.sparse)
 
 
 @dataclass
@@ -87,9 +91,6 @@ class Publication:
 
     def stands_at(self, position: int) -> bool:
         return self.position <= position and (self.reverted is None or position < self.reverted)
-
-    def overlaps(self, run: Run) -> bool:
-        return self.run.lo < run.hi and run.lo < self.run.hi
 
     def changed_after(self, position: int) -> bool:
         return self.position > position or (self.reverted is not None and self.reverted > position)
@@ -212,6 +213,16 @@ class Oracle:
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
+    def clicks_of(self, run: Run) -> list[bytes]:
+        """The clicks a run decides, in feed order."""
+        return [click for click in self.manifest(run.lo, run.hi) if run.decides(click, self.clicks[click].position)]
+
+    def touch(self, one: Run, other: Run) -> bool:
+        """Whether publishing one may change who decides a click of the other; ranges may overlap where no click is."""
+        if one.sparse or other.sparse:
+            return bool(set(self.clicks_of(one)) & set(self.clicks_of(other)))
+        return one.lo < other.hi and other.lo < one.hi
+
     def manifest(self, lo: int, hi: int) -> list[bytes]:
         """Clicks of the log positions [lo, hi), in feed order."""
         found = [known for known in self.clicks.values() if lo <= known.position < hi]
@@ -224,6 +235,20 @@ class Oracle:
             raise Refusal("Refused")
         run_id = self._enter("replay_planned")
         self.runs[run_id] = Run(run_id, lo, hi)
+        return run_id
+
+    def correct(self, stated: Sequence[tuple[bytes, str]]) -> int:
+        """Plan and stage a sparse run."""
+        clicks = dict(stated)
+        if not stated or len(clicks) < len(stated):
+            raise Refusal("InvalidInput")
+        if not clicks.keys() <= self.clicks.keys():
+            raise Refusal("NotFound")
+        at = [self.clicks[click].position for click in clicks]
+        run_id = self._enter("replay_planned")
+        self._enter("replay_staged")
+        written = {click: (verdict, False) for click, verdict in clicks.items()}
+        self.runs[run_id] = Run(run_id, min(at), max(at) + 1, "staged", written, sparse=True)
         return run_id
 
     def write(self, run_id: int, rows: dict[bytes, tuple[str, bool]]) -> None:
@@ -240,7 +265,7 @@ class Oracle:
 
     def flips(self, run: Run) -> list[tuple[bytes, str, str]]:
         """(click, verdict in force, verdict of the run) wherever they differ."""
-        pairs = [(click, self.decided(click).verdict, run.written[click][0]) for click in self.manifest(run.lo, run.hi)]
+        pairs = [(click, self.decided(click).verdict, run.written[click][0]) for click in self.clicks_of(run)]
         return [(click, before, after) for click, before, after in pairs if before != after]
 
     def compare(self, run_id: int) -> list[Line]:
@@ -257,7 +282,7 @@ class Oracle:
         run = self.runs[run_id]
         if run.status != "staged" or run.digest is None or self.in_force(run_id):
             raise Refusal("Refused")
-        over = [p for p in self.publications if p.overlaps(run)]
+        over = [p for p in self.publications if self.touch(p.run, run)]
         if digest != run.digest or any(p.changed_after(run.compared_at) for p in over):
             raise Refusal("StalePlan")
         if any(position > run.compared_at for position in self.closed.values()):
@@ -278,7 +303,7 @@ class Oracle:
         if publication is None:
             raise Refusal("Refused")
         above = [p for p in self.publications if p.position > publication.position and p.reverted is None]
-        if any(p.overlaps(publication.run) for p in above):
+        if any(self.touch(p.run, publication.run) for p in above):
             raise Refusal("Refused")
         publication.reverted = self._enter("replay_reverted")
         back = [(click, after, before) for click, before, after in publication.flipped]
@@ -323,17 +348,21 @@ class Oracle:
     # --- who decides --------------------------------------------------------------------------------------------
 
     def decider(self, log_position: int, as_of: int) -> int | None:
-        """The run that decides a position of the log as of another; None is live."""
+        """The run that decides a position of the log as of another, but for the clicks of sparse runs; None is live."""
         for publication in reversed(self.publications):
-            if publication.stands_at(as_of) and publication.run.lo <= log_position < publication.run.hi:
-                return publication.run.run_id
+            run = publication.run
+            if publication.stands_at(as_of) and run.lo <= log_position < run.hi and not run.sparse:
+                return run.run_id
         return None
 
     def decided(self, click: bytes, as_of: int | None = None) -> Decided:
         """The authoritative decision of a known click."""
         known = self.clicks[click]
-        run_id = self.decider(known.position, self.head if as_of is None else as_of)
-        return Decided(known.given.verdict if run_id is None else self.runs[run_id].written[click][0], run_id)
+        at = self.head if as_of is None else as_of
+        for publication in reversed(self.publications):
+            if publication.stands_at(at) and publication.run.decides(click, known.position):
+                return Decided(publication.run.written[click][0], publication.run.run_id)
+        return Decided(known.given.verdict, None)
 
     def decisions(self, as_of: int | None = None) -> dict[bytes, Decided]:
         """The authoritative decision of every click known at a position."""

@@ -77,7 +77,7 @@ FORGERIES = {
         "one authoritative decision per click",
         "expected a piece from",
     ),
-    "authority": ("UPDATE authority SET run_id = NULL WHERE run_id IS NOT NULL", "folds", "authority"),
+    "authority": ("UPDATE authority SET run_id = NULL, published = 0 WHERE run_id IS NOT NULL", "folds", "authority"),
     "publication forgotten": ("DELETE FROM publications", "folds", "publications"),
     "routing": ("UPDATE deployments SET routing = '{}' WHERE epoch = 1", "folds", "deployments"),
     "revocation lifted": ("UPDATE deployments SET revoked_position = 1 WHERE epoch = 0", "folds", "deployments"),

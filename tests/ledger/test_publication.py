@@ -280,6 +280,43 @@ def test_run_with_a_decision_missing_cannot_be_staged(two_entries: database.Conn
         runs.stage(two_entries, run.run_id, "tests")
 
 
+def test_run_with_a_decision_outside_of_its_range_cannot_be_staged(two_entries: database.Connection) -> None:
+    version, calibration = replays.model(two_entries)
+    run = runs.plan(two_entries, 2, 3, model_version=version, calibration_version=calibration, actor="tests", reason="")
+    work_chunk(two_entries, run.run_id, 0, {})
+    move = "UPDATE delayed_decisions SET log_position = 3, click_id = %s WHERE click_id = %s"
+    two_entries.execute("SET session_replication_role = replica")
+    two_entries.execute(move, (ROWS[7].uuid, ROWS[2].uuid))
+    two_entries.execute("SET session_replication_role = origin")
+    with pytest.raises(
+        errors.InvariantBroken, match=r"expected 5 decisions within \[2, 3\), got 4 there and 1 elsewhere"
+    ):
+        runs.stage(two_entries, run.run_id, "tests")
+
+
+def test_publication_and_its_authority_name_their_smallest_and_largest_click(
+    two_entries: database.Connection,
+) -> None:
+    run_id = published(two_entries, 2, 3, all_of("invalid"))
+    bounds = (ROWS[0].uuid, ROWS[4].uuid)
+    assert runs.get(two_entries, run_id).click_ids == bounds
+    assert [layer.click_ids for layer in authority.publications(two_entries)] == [bounds]
+    found = {piece.run_id: piece.click_ids for piece in authority.in_force(two_entries)}
+    assert found == {None: (None, None), run_id: bounds}
+
+
+def test_comparison_opens_the_days_of_its_clicks_only(connect: Connect) -> None:
+    conn, holding = connect(), connect()
+    for day in ("2024-03-10", "2024-03-11", "2024-03-12"):
+        append.append(conn, batch(clicks(2, day)), actor="tests")
+    run_id = staged(conn, 3, 4, {})
+    conn.execute("SET lock_timeout = '10s'")
+    with holding.transaction():
+        for day in ("20240310", "20240312"):
+            holding.execute(f"LOCK TABLE decisions_{day}, delayed_decisions_{day} IN ACCESS EXCLUSIVE MODE")
+        assert comparison.compare(conn, run_id, "tests").summary["clicks"] == 2
+
+
 @pytest.mark.parametrize("end", ["staged", "abandoned"])
 def test_frozen_run_takes_no_more_decisions(two_entries: database.Connection, end: str) -> None:
     run_id = staged(two_entries, 2, 3, {})
@@ -370,7 +407,8 @@ def test_unbalanced_comparison_cannot_be_published(two_entries: database.Connect
 
 def test_authority_can_never_overlap(two_entries: database.Connection) -> None:
     with pytest.raises(errors.InvariantBroken, match="one_authority"), database.translated():
-        two_entries.execute("INSERT INTO authority VALUES ('[2,3)', 7, '[9,)')")
+        columns = "positions, run_id, in_force, published"
+        two_entries.execute(f"INSERT INTO authority ({columns}) VALUES ('[2,3)', 7, '[9,)', 9)".encode())
     assert isinstance(authority.in_force(two_entries)[0], tuple)
     assert two_entries.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
 

@@ -40,6 +40,7 @@ from clickledger.ledger import (
     partitions,
     publication,
     runs,
+    sparse,
 )
 
 SOAK = bool(os.environ.get("CLICKLEDGER_SOAK"))
@@ -273,9 +274,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         got, lines = answers
         run = self.oracle.runs[run_id]
         run.digest = got.digest
-        billed = sum(
-            COST_OF[c] for c in self.oracle.manifest(run.lo, run.hi) if self.oracle.decided(c).verdict == "valid"
-        )
+        billed = sum(COST_OF[c] for c in self.oracle.clicks_of(run) if self.oracle.decided(c).verdict == "valid")
         assert expected_before == self.oracle.billed()
         assert got.compared_at_position == before
         assert got.summary["flips"] == len(lines)
@@ -322,6 +321,31 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
             self._stage(run_id)
             self._compare(run_id)
             self._publish(run_id)
+
+    def plan_corrections(self, picks: Sequence[tuple[int, str]]) -> int | None:
+        """As drawn: none, clicks named twice, unknown clicks."""
+        return self._correct([(CLICKS[number], VERDICTS[letter]) for number, letter in picks])
+
+    def correct_and_publish(self, picks: Sequence[tuple[int, str]], pick: int) -> None:
+        """Clicks that are known, each once: the usual way in one step, so that histories get far."""
+        known = sorted(self.oracle.clicks)
+        stated = {known[(number + pick) % len(known)]: VERDICTS[letter] for number, letter in picks}
+        run_id = self._correct(list(stated.items()))
+        if run_id is not None:
+            self._compare(run_id)
+            self._publish(run_id)
+
+    def _correct(self, stated: list[tuple[bytes, str]]) -> int | None:
+        told = [sparse.Correction(click, verdict, "disputed") for click, verdict in stated]
+
+        def correct() -> runs.Run:
+            return sparse.plan(self.conn, told, actor="machine", reason="")
+
+        if (answers := self.both(correct, lambda: self.oracle.correct(stated))) is None:
+            return None
+        got, expected = answers
+        assert (got.run_id, got.status, got.row_count) == (expected, "staged", len(stated))
+        return got.run_id
 
     def revert_a_run(self, pick: int) -> None:
         if not self.oracle.publications:

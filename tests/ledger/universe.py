@@ -28,6 +28,7 @@ Rows = Sequence[tuple[int, str, str]]
 # histories, and a publication needs the whole chain before it.
 MONTH = st.integers(1, 9)
 OUTCOMES = st.lists(st.tuples(CLICK, st.sampled_from("pq"), st.integers(0, 2)), max_size=4)
+CORRECTIONS = st.lists(st.tuples(CLICK, st.sampled_from("viu")), max_size=4)
 LIVE = st.sampled_from(["register", "calibrate", "deploy", "deploy", "roll back", "roll back", "counters"])
 STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (5, "append_a_batch", (ROWS,)),
@@ -43,6 +44,8 @@ STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (2, "replay_up_to_comparison", (NUMBERS, NUMBERS, VERDICT_OF_EACH, CARRIED)),
     (3, "replay_and_publish", (st.integers(1, 6), VERDICT_OF_EACH)),
     (3, "revert_a_run", (NUMBERS,)),
+    (2, "plan_corrections", (CORRECTIONS,)),
+    (3, "correct_and_publish", (CORRECTIONS, NUMBERS)),
     (1, "abandon_a_run", (NUMBERS,)),
     (2, "close_a_period", (MONTH,)),
     (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),

@@ -1,11 +1,6 @@
-"""Pseudonyms: keyed, separated by kind, with a key that only its owner can read."""
+"""Pseudonyms: keyed and separated by kind."""
 
 from __future__ import annotations
-
-import os
-import stat
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -51,47 +46,6 @@ def test_ipv6_counts_as_its_64_and_mapped_ipv4_as_ipv4() -> None:
     assert names.ip("not:an:address") != names.ip("not:an:addres")
 
 
-def test_key_file_is_created_for_its_owner_only_and_kept(tmp_path: Path) -> None:
-    path = tmp_path / "home" / "pseudonym.key"
-    created = Pseudonyms.from_file(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert Pseudonyms.from_file(path).user("ada") == created.user("ada")
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_processes_that_race_for_the_first_key_agree(tmp_path: Path) -> None:
-    path = tmp_path / "pseudonym.key"
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: Pseudonyms.from_file(path).user("ada"), range(16)))
-    assert len(set(made)) == 1
-
-
-def test_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pseudonym.key"
-    Pseudonyms.from_file(path)
-    path.chmod(0o644)
-    with pytest.raises(InvalidSetting, match="expected mode 0600, got 0644"):
-        Pseudonyms.from_file(path)
-
-
-@pytest.mark.parametrize("content", ["", "abc", "zz" * 32, "ab" * 31, "\u00e9" * 64])
-def test_file_that_holds_no_key_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "pseudonym.key"
-    path.write_text(content, encoding="utf-8")
-    path.chmod(0o600)
-    with pytest.raises(InvalidSetting, match=r"pseudonym\.key: expected 64 hexadecimal digits") as caught:
-        Pseudonyms.from_file(path)
-    assert not content or content not in str(caught.value)
-
-
-def test_key_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidSetting, match=r"expected a readable file"):
-        Pseudonyms.from_file(tmp_path / "file" / "pseudonym.key")
-
-
-def test_key_survives_a_process_that_died_while_writing(tmp_path: Path) -> None:
-    path = tmp_path / "pseudonym.key"
-    descriptor = os.open(tmp_path / ".pseudonym.key.0000", os.O_WRONLY | os.O_CREAT, 0o600)
-    os.close(descriptor)
-    assert len(Pseudonyms.from_file(path).user("ada")) == 16
+def test_key_of_another_length_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="expected 32 bytes, got 31"):
+        Pseudonyms(KEY[:-1])
