@@ -136,6 +136,14 @@ def test_plan_shows_old_days_and_what_keeps_them(lived: database.Connection) -> 
         retention.plan(lived, months=0)
 
 
+def test_day_with_sparse_corrections_stays(lived: database.Connection) -> None:
+    with lived.transaction():
+        lived.execute("SET LOCAL session_replication_role = replica")
+        lived.execute("INSERT INTO sparse_clicks (run_id, click_id, log_position) VALUES (77, %s, 2)", (FIRST[0].uuid,))
+    assert "run 77 corrected one by one" in refusal(lived)
+    detach(lived, NEXT)
+
+
 def test_day_that_never_was_is_not_found(lived: database.Connection) -> None:
     with pytest.raises(errors.NotFound, match="2024-03-20"):
         detach(lived, date(2024, 3, 20))
