@@ -29,7 +29,7 @@ from clickledger import settings as settings_
 from clickledger.console import intake_settings, services
 from clickledger.console.answering import Answering
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, NotFound, Refused, Unavailable
-from clickledger.ledger import billing, database
+from clickledger.ledger import billing, database, departed
 from clickledger.ledger.rights import Role
 from clickledger.scoring import heartbeat, intake, stream
 from clickledger.scoring.click import Click
@@ -116,8 +116,8 @@ def get_decision(click_id: str, request: Request) -> Response:
         raise InvalidInput(f"click_id: expected a UUID, got {click_id[:60]!r}") from error
     with database.translated(), _held(request).pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(SELECT_DECISION, (wanted,)).fetchone()
-    if row is None:
-        raise NotFound(f"no click {wanted}")
+        if row is None:
+            raise NotFound(departed.where_is(conn, wanted) or f"no click {wanted}")
     return _json({name: _finite(value) for name, value in row.items()}, 200)
 
 

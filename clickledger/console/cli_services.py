@@ -6,10 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import psycopg
 import typer
 
-from clickledger import settings
+from clickledger import errors, settings
 from clickledger.console import home, lifecycle, output, services
+from clickledger.ledger import database, partitions
+from clickledger.ledger.rights import Role
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Where data, logs and keys live; default: $CLICKLEDGER_HOME.")
@@ -63,17 +66,33 @@ def status(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     chosen = load(folder)
     states = lifecycle.status(chosen)
     healthy = all(state.healthy for state in states)
+    watched = _watched(chosen, states)
     output.rows(
         f"clickledger in {chosen.home}",
         ("name", "state", "pid", ""),
         ((state.name, state.state, state.pid or "", state.detail) for state in states),
     )
+    for warning in watched.warnings if watched else []:
+        output.say(f"warning: {warning}")
     if not healthy:
         output.hint(f"clickledger up; logs are in {home.at(chosen.home).log}")
     if as_json:
-        output.result(_fields(chosen, states, healthy))
+        seen = {"partitions": None if watched is None else asdict(watched) | {"warnings": watched.warnings}}
+        output.result(_fields(chosen, states, healthy) | seen)
     if not healthy:
         raise typer.Exit(5)
+
+
+def _watched(chosen: settings.Settings, states: list[services.State]) -> partitions.Watch | None:
+    """Where the day partitions stand; None while the database does not answer or has no ledger yet."""
+    if not any(state.name == "postgres" and state.healthy for state in states):
+        return None
+    try:
+        url = services.attach(chosen).database_url
+        with database.connect(str(url), application_name="clickledger status", role=Role.AUDITOR_READER) as conn:
+            return partitions.watch(conn)
+    except (errors.Unavailable, errors.Refused, psycopg.errors.UndefinedTable):
+        return None
 
 
 def _fields(chosen: settings.Settings, states: list[services.State], healthy: bool) -> dict[str, Any]:

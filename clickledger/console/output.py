@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-COMMAND = re.compile(r"\bclickledger((?: (?:audit(?: key)?|incident|model|replay))? [a-z]+)")
+COMMAND = re.compile(r"\bclickledger((?: (?:audit(?: key)?|incident|model|replay|retention))? [a-z]+)")
 _named_home: ContextVar[Path | None] = ContextVar("named_home", default=None)
 
 

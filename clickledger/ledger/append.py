@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import psycopg
+
 from clickledger import errors
 from clickledger.ledger import database, log, partitions
 from clickledger.ledger.records import Batch, Encoded, encode
@@ -84,7 +86,11 @@ def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     with database.translated():
         place = _Database(conn.info.host, conn.info.port, conn.info.dbname)
         _ensure_partitions(conn, ordered, place)
-        position, recorded_at, new, ordinals = _call(conn, ordered, encoded, actor, place)
+        try:
+            position, recorded_at, new, ordinals = _call(conn, ordered, encoded, actor, place)
+        except psycopg.errors.CheckViolation:  # no partition takes a row: a day that was known may be detached by now
+            partitions.ensure(conn, {partitions.day_of(click_id) for click_id in ordered.click_id})
+            raise
     new_rows = set(kept) if new == len(kept) else {kept[o - 1] for o in ordinals or ()}
     if len(new_rows) == len(batch):
         return Appended(position, recorded_at, new, ["new"] * new)

@@ -20,6 +20,8 @@ from clickledger.ledger import (
     checkpoints,
     comparison,
     database,
+    departed,
+    departure,
     log,
     rebuild,
     sparse,
@@ -69,10 +71,16 @@ COUNT_AUTHORITATIVE = "SELECT count(*), count(DISTINCT click_id) FROM authoritat
 # One statement, so one moment. By campaign: what is moved from one advertiser to another leaves the sum as it was.
 SELECT_UNBALANCED = """
     SELECT advertiser_id, campaign_id, currency, coalesce(f.told, 0)::bigint, coalesce(b.billed, 0)::bigint
-    FROM (SELECT advertiser_id, campaign_id, currency, sum(amount_micros + write_off_micros) AS told
-          FROM billing_entries GROUP BY 1, 2, 3) f
-    FULL JOIN (SELECT advertiser_id, campaign_id, currency, sum(cost_micros) AS billed
-               FROM authoritative_decisions WHERE verdict = 'valid' GROUP BY 1, 2, 3) b
+    FROM (SELECT advertiser_id, campaign_id, currency, sum(told) AS told
+          FROM (SELECT advertiser_id, campaign_id, currency, amount_micros + write_off_micros AS told
+                FROM billing_entries
+                UNION ALL SELECT advertiser_id, campaign_id, currency, told FROM departed_money) lines
+          GROUP BY 1, 2, 3) f
+    FULL JOIN (SELECT advertiser_id, campaign_id, currency, sum(billed) AS billed
+               FROM (SELECT advertiser_id, campaign_id, currency, cost_micros AS billed
+                     FROM authoritative_decisions WHERE verdict = 'valid'
+                     UNION ALL SELECT advertiser_id, campaign_id, currency, billed FROM departed_money) rows
+               GROUP BY 1, 2, 3) b
     USING (advertiser_id, campaign_id, currency)
     WHERE coalesce(f.told, 0) <> coalesce(b.billed, 0) ORDER BY 1, 2, 3 LIMIT %s"""
 SELECT_COMPARISONS = "SELECT comparison_id, run_id, adjustment_set, digest, summary FROM comparisons ORDER BY 1"
@@ -94,6 +102,8 @@ SELECT_FALSE_LINE = """
     LEFT JOIN decisions d ON a.from_run_id IS NULL AND d.click_id = a.click_id
     LEFT JOIN delayed_decisions o ON o.run_id = a.from_run_id AND o.click_id = a.click_id
     WHERE a.adjustment_set = %(set)s
+      -- what left with a detached day can be compared no more; its line still counts in the totals
+      AND NOT EXISTS (SELECT 1 FROM gone_partitions g WHERE g.day = (click_time(a.click_id) AT TIME ZONE 'UTC')::date)
       AND (a.from_verdict, a.to_verdict, a.advertiser_id, a.campaign_id, a.currency, a.slice, a.original_period,
            a.amount_micros + a.write_off_micros)
           IS DISTINCT FROM
@@ -112,7 +122,10 @@ SELECT_SEQ_FAULT = """
         FROM clicks WHERE seq > 0 WINDOW w AS (ORDER BY seq)) s
     JOIN log l ON l.position = s.log_position
     WHERE s.next = s.seq OR (s.next > s.seq + 1 AND s.counter_epoch = s.next_epoch
-                             AND l.recorded_at < clock_timestamp() - interval '1 minute')
+                             AND l.recorded_at < clock_timestamp() - interval '1 minute'
+                             AND NOT int8range(s.seq + 1, s.next) <@ coalesce(
+                                 (SELECT range_agg(p.seqs) FROM departures p JOIN gone_partitions g USING (departure)
+                                  WHERE g.parent = 'clicks'), '{}'))
     ORDER BY s.seq LIMIT 1"""
 
 
@@ -142,7 +155,13 @@ class _Group(NamedTuple):
 
 def verify(conn: database.Connection, progress: Progress | None = None) -> Report:
     """Verify the whole ledger up to its head, while it may go on growing."""
+    with departed.standing_still(conn):
+        return _verify_all(conn, progress)
+
+
+def _verify_all(conn: database.Connection, progress: Progress | None) -> Report:
     report = Report(head=log.head(conn).position)
+    report.check("detached days").extend(departure.faults(conn))
     _verify_entries(conn, report, progress or (lambda done, total: None))
     _verify_counts(conn, report)
     _verify_runs(conn, report)
@@ -210,26 +229,30 @@ def _verify_rows(conn: database.Connection, report: Report, entries: list[log.En
     stored = {position: bytes(leaves) for position, leaves in conn.execute(SELECT_LEAVES, (lo, hi))}
     computed = dict(_grouped(conn, COPY_DECIDED.format(lo=lo, hi=hi), canonical.DECIDED_CLICK_DOMAIN))
     computed |= dict(_grouped(conn, COPY_OUTCOMES.format(lo=lo, hi=hi), canonical.OUTCOME_DOMAIN))
+    missing = departed.missing_lines(conn, lo, hi)
     for entry in entries:
         leaves, rows = stored.get(entry.position, b""), computed.pop(entry.position, b"")
         report.rows += len(rows) // canonical.LEAF_BYTES
-        problem = _problem(entry, leaves, rows)
+        problem = _problem(entry, leaves, rows, missing.get(entry.position, set()))
         if problem and len(failures) < FAILURES_MAX:
             failures.append(f"entry {entry.position}: {problem}")
     failures += [f"rows at position {position}, which has no entry" for position in computed]
 
 
-def _problem(entry: log.Entry, leaves: bytes, rows: bytes) -> str | None:
+def _problem(entry: log.Entry, leaves: bytes, rows: bytes, missing: set[int]) -> str | None:
     size = canonical.LEAF_BYTES
     if len(leaves) != entry.row_count * size:
         return f"expected {entry.row_count} leaves, got {len(leaves) / size:g}"
     if canonical.content_digest(leaves) != entry.content_digest:
         return "its leaves do not give its content digest"
-    if len(rows) != len(leaves):
-        return f"expected {entry.row_count} rows, got {len(rows) // size}"
+    lines = [line for line in range(entry.row_count) if line not in missing] if missing else range(entry.row_count)
+    if len(rows) != len(lines) * size:
+        return f"expected {len(lines)} rows, got {len(rows) // size}"
+    if missing:
+        leaves = b"".join(leaves[line * size : line * size + size] for line in lines)
     if rows != leaves:
         pairs = ((rows[i : i + size], leaves[i : i + size]) for i in range(0, len(rows), size))
-        line = next(i for i, (row, leaf) in enumerate(pairs) if row != leaf)
+        line = next(line for line, (row, leaf) in zip(lines, pairs, strict=True) if row != leaf)
         return f"the row at line {line} is not the one that was appended"
     return None
 
@@ -256,6 +279,7 @@ def _verify_counts(conn: database.Connection, report: Report) -> None:
     for table, query in COUNTS.items():
         with database.snapshot(conn):
             found, logged = _one(conn, query, {}), _one(conn, COUNT_LOGGED, {"kind": kinds[table]})
+            logged -= departed.detached_counts(conn).get(table, 0)
         if found != logged:
             failures.append(f"{table}: the log says {logged} rows, got {found}")
     failures += [f"leaves at position {row[0]}, whose entry has no rows" for row in conn.execute(STRAY_LEAVES)]
@@ -267,22 +291,41 @@ def _verify_runs(conn: database.Connection, report: Report) -> None:
     for run_id, digest in conn.execute(SELECT_RUNS).fetchall():
         chunks = [(lo, hi, rows, bytes(d)) for lo, hi, rows, d in conn.execute(SELECT_RUN_CHUNKS, (run_id,))]
         expected, found = sum(chunk[2] for chunk in chunks), _one(conn, COUNT_OF_RUN, {"run": run_id})
+        found += len(departed.missing_delayed(conn, run_id, 0, log.NO_LIMIT))
         if found != expected:
             failures.append(f"run {run_id}: expected {expected} decisions, got {found}")
         if canonical.run_digest(chunks) != bytes(digest):
             failures.append(f"run {run_id}: its chunks do not give the digest recorded when it was staged")
         for number, (lo, hi, row_count, chunk_digest) in enumerate(chunks):
             copy = COPY_DELAYED.format(run_id=run_id, lo=lo, hi=hi)
-            leaves = b"".join(group.leaves for group in _grouped(conn, copy, canonical.DELAYED_DECISION_DOMAIN))
-            report.rows += len(leaves) // canonical.LEAF_BYTES
+            gone = departed.missing_delayed(conn, run_id, lo, hi)
+            leaves = _delayed_leaves(conn, copy, gone)
+            report.rows += len(leaves) // canonical.LEAF_BYTES - len(gone)
             if len(leaves) != row_count * canonical.LEAF_BYTES or canonical.content_digest(leaves) != chunk_digest:
                 failures.append(f"run {run_id}, chunk {number}: its decisions are not the ones that were staged")
+
+
+def _delayed_leaves(conn: database.Connection, copy: str, gone: list[departed.Leaf]) -> bytes:
+    """Leaves of a chunk in (log_position, line) order: of the rows there are, and as recorded of those that left."""
+    if not gone:
+        return b"".join(group.leaves for group in _grouped(conn, copy, canonical.DELAYED_DECISION_DOMAIN))
+    there = [
+        departed.Leaf(
+            int.from_bytes(row[6:14]),
+            int.from_bytes(row[18:22]),
+            canonical.leaves(canonical.DELAYED_DECISION_DOMAIN, [row[22:]]),
+        )
+        for row in _copied(conn, copy)
+    ]
+    return b"".join(leaf.leaf for leaf in sorted(there + gone))
 
 
 def _verify_corrections(conn: database.Connection, report: Report) -> None:
     """Decisions of every sparse run against what its plan was asked for."""
     failures = report.check("replay runs")
     for run_id, payload in conn.execute(SELECT_CORRECTED).fetchall():
+        if departed.missing_delayed(conn, run_id, 0, log.NO_LIMIT):
+            continue  # what is left of it is proved by what was staged, leaf by leaf
         copied = _copied(conn, sparse.COPY_STATED.format(run_id=run_id))
         leaves = canonical.leaves(sparse.CORRECTION_DOMAIN, (row[2:] for row in copied))
         if canonical.content_digest(leaves).hex() != json.loads(payload)["corrections_digest"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import database, log
+from clickledger.ledger import database, departed, log
 
 FIELDS = (
     "position", "line", "entry_kind", "click_id", "advertiser_id", "campaign_id", "currency", "amount_micros",
@@ -34,6 +34,7 @@ SELECT_TOTALS = """
            coalesce(sum(cost_micros) FILTER (WHERE verdict = 'valid'), 0)::bigint,
            coalesce(sum(cost_micros) FILTER (WHERE verdict = 'undecided'), 0)::bigint
     FROM authoritative_decisions_as_of(%s) GROUP BY currency ORDER BY currency"""
+SUMMED = ("clicks", "valid", "invalid", "undecided", "billed_micros", "undecided_micros")
 SELECT_FEED_TOTAL = """
     SELECT coalesce(sum(amount_micros), 0)::bigint, coalesce(sum(write_off_micros), 0)::bigint
     FROM billing_entries WHERE position <= %s"""
@@ -70,7 +71,7 @@ class Totals:
 
 
 def read(conn: database.Connection, cursor: Cursor = Cursor(), limit: int = 1_000) -> Page:  # noqa: B008  # immutable
-    """The next lines after a cursor, in (position, line) order.
+    """The next lines after a cursor, in (position, line) order. Raises Refused where charges left with detached days.
 
     A page may hold fewer than `limit` lines before the head. Raises InvalidInput for a page of no lines, Conflict when
     the log no longer holds the entry the cursor saw, as after a failover that lost commits.
@@ -82,6 +83,7 @@ def read(conn: database.Connection, cursor: Cursor = Cursor(), limit: int = 1_00
     at = {"position": cursor.position, "line": cursor.line, "limit": limit}
     row = conn.execute(SELECT_PAGE_END, at).fetchone()
     end = row[0] if row and row[0] is not None else head
+    departed.require_readable(conn, cursor.position, cursor.line + 1, end)
     lines = conn.execute(SELECT_FEED, at | {"end": end}).fetchall()
     entries = [dict(zip(FIELDS, line, strict=True)) for line in lines]
     if len(entries) == limit:
@@ -102,16 +104,27 @@ def _check(conn: database.Connection, cursor: Cursor) -> None:
 
 
 def totals(conn: database.Connection, as_of: int | None = None) -> list[Totals]:
-    """Authoritative totals by currency, now or as of a log position. Raises InvalidInput for one not written yet."""
+    """Authoritative totals by currency, now or as of a log position, detached days included.
+
+    Raises InvalidInput for a position not written yet, Refused for one at which only detached rows could say.
+    """
     position = _position(conn, as_of)
-    return [Totals(*row) for row in conn.execute(SELECT_TOTALS, (position,))]
+    with departed.snapshot(conn):
+        sums = {row[0]: Totals(*row) for row in conn.execute(SELECT_TOTALS, (position,))}
+        for gone in departed.totals(conn, position):
+            left = sums.get(gone.currency, Totals(gone.currency, 0, 0, 0, 0, 0, 0))
+            pairs = zip(gone[1:7], (getattr(left, name) for name in SUMMED), strict=True)
+            sums[gone.currency] = Totals(gone.currency, *(a + b for a, b in pairs))
+    return [sums[currency] for currency in sorted(sums)]
 
 
 def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int, int]:
     """Sum of all lines of the feed up to a position: (posted, written off), micros. Raises as `totals` does."""
     position = _position(conn, as_of)
-    row = conn.execute(SELECT_FEED_TOTAL, (position,)).fetchone()
-    return (int(row[0]), int(row[1])) if row else (0, 0)
+    with departed.snapshot(conn):
+        row = conn.execute(SELECT_FEED_TOTAL, (position,)).fetchone()
+        charged = sum(gone.charged_micros for gone in departed.totals(conn, position))
+    return (int(row[0]) + charged, int(row[1])) if row else (charged, 0)
 
 
 def _position(conn: database.Connection, as_of: int | None) -> int:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clickledger import errors
-from clickledger.ledger import authority, canonical, database, log, runs
+from clickledger.ledger import authority, canonical, database, departed, log, runs
 from clickledger.ledger.authority_map import SPARSE, ClickIds
 
 # A back-charge posts only while its period is open; else it is written off. A credit always posts, unless what it takes
@@ -111,6 +111,7 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     run = runs.get(conn, run_id)
     if run.status != "staged" or run.content_digest is None:
         raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
+    departed.require_whole_run(lambda *asked: conn.execute(*asked).fetchall(), run_id, "plan a new one")
     adjustment_set = uuid.uuid4()
     with database.translated():
         bounds = runs.click_ids(conn, run)

@@ -25,6 +25,7 @@ KINDS = (
     "ledger_created", "model_registered", "calibration_set", "deployment_changed", "rollback_declared",
     "counters_restored", "conflicts_recorded", "anomaly_raised", "incident_moved", "period_closed", "replay_planned",
     "replay_staged", "replay_abandoned", "replay_compared", "replay_published", "replay_reverted",
+    "legal_hold_set", "legal_hold_released", "day_detached", "day_dropped",
 )  # fmt: skip
 
 
@@ -42,6 +43,8 @@ class Folds:
     replay_runs: dict[int, list[Any]] = field(default_factory=dict)
     comparisons: dict[int, Row] = field(default_factory=dict)
     publications: dict[int, authority_map.Publication] = field(default_factory=dict)
+    legal_holds: dict[int, list[Any]] = field(default_factory=dict)
+    detached_days: dict[str, list[Any]] = field(default_factory=dict)
     _comparison_of: dict[int, int] = field(default_factory=dict)
 
     def sparse_runs(self) -> list[int]:
@@ -69,6 +72,8 @@ class Folds:
             "replay_runs": {tuple(row) for row in self.replay_runs.values()},
             "comparisons": set(self.comparisons.values()),
             "publications": publications,
+            "legal_holds": {tuple(row) for row in self.legal_holds.values()},
+            "detached_days": {tuple(row) for row in self.detached_days.values()},
             "authority": {
                 (*piece[:3], since, until, piece.published, *piece.click_ids)
                 for piece, since, until in authority_map.history(published)
@@ -171,6 +176,22 @@ class Folds:
     def _replay_reverted(self, position: int, payload: Payload) -> None:
         published = self.publications[payload["publication"]]
         self.publications[published.position] = published._replace(reverted=position)
+
+    def _legal_hold_set(self, position: int, payload: Payload) -> None:
+        self.legal_holds[position] = [position, payload["first_day"], payload["last_day"], None]
+
+    def _legal_hold_released(self, position: int, payload: Payload) -> None:
+        self.legal_holds[payload["hold_id"]][3] = position
+
+    def _day_detached(self, position: int, payload: Payload) -> None:
+        names = (
+            "departure", "digest", "clicks", "delayed", "first_position", "last_position", "settled_position",
+        )  # fmt: skip
+        day = payload["day"]
+        self.detached_days[day] = [day, position, *(payload[name] for name in names), None]
+
+    def _day_dropped(self, position: int, payload: Payload) -> None:
+        self.detached_days[payload["day"]][9] = position
 
 
 def _click_ids(payload: Payload) -> authority_map.ClickIds:

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from clickledger import errors
-from clickledger.ledger import billing, database, log
+from clickledger.ledger import billing, database, departed, log
 
 SELECT_CLICK = """
     SELECT click_id, click_time(click_id) AS event_time, log_position, source, external_id, user_key, session_key,
@@ -62,7 +62,7 @@ def why(conn: database.Connection, click_id: uuid.UUID) -> dict[str, Any]:
     with database.snapshot(conn):
         clicks = _rows(conn, SELECT_CLICK, click_id)
         if not clicks:
-            raise errors.NotFound(f"no click {click_id}")
+            raise errors.NotFound(departed.where_is(conn, click_id) or f"no click {click_id}")
         click = clicks[0]
         decisions = [_decision(conn, row, click) for row in _rows(conn, SELECT_DECISIONS, {"id": click_id})]
         versions = sorted({d["model_version"] for d in decisions})

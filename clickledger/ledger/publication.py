@@ -17,7 +17,7 @@ import time
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, database, layers, log, runs
+from clickledger.ledger import authority, database, departed, layers, log, runs
 from clickledger.ledger.authority_map import SPARSE
 
 SELECT_NEWEST_COMPARISON = """
@@ -117,6 +117,7 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> P
             raise errors.Refused(
                 f"run {top.run_id}, published at {top.position}, lies on top of run {run_id}: correct it by a new run"
             )
+        departed.require_whole_run(writer.execute, run_id, "it stays in force")
         payload = {"run_id": run_id, "kind": run.kind, "publication": position, "positions": [run.lo, run.hi]}
         entry = writer.record("replay_reverted", payload, actor, reason)
         writer.execute("UPDATE publications SET reverted_position = %s WHERE position = %s", (entry.position, position))

@@ -27,6 +27,10 @@ QUERIES = {
         SELECT position, run_id, comparison_id, lower(positions), upper(positions), reverted_position, click_id_min,
                click_id_max, kind
         FROM publications""",
+    "legal_holds": "SELECT hold_id, first_day::text, last_day::text, released_position FROM legal_holds",
+    "detached_days": """
+        SELECT day::text, position, departure::text, encode(digest, 'hex'), clicks, delayed, first_position,
+               last_position, settled_position, dropped_position FROM detached_days""",
     "authority": """
         SELECT lower(positions), upper(positions), run_id, lower(in_force), upper(in_force), published, click_id_min,
                click_id_max

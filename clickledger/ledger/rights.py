@@ -78,6 +78,12 @@ RELATIONS: Mapping[str, Relation] = {
     "checkpoints": Relation(select=_READERS, insert=_REPLAYER),
     # Caches of folds of the log.
     "merkle_tiles": Relation(select=_READERS, insert=_REPLAYER),
+    "departures": Relation(select=_READERS),
+    "departed_rows": Relation(select=_MONEY),
+    "departed_totals": Relation(select=_MONEY),
+    # Caches of folds of the log.
+    "legal_holds": Relation(select=_READERS),
+    "detached_days": Relation(select=(*_MONEY, Role.SCORER)),
     "models": Relation(select=_SCORING, insert=_REPLAYER),
     "calibrations": Relation(select=_SCORING, insert=_REPLAYER),
     "deployments": Relation(select=_SCORING, insert=_REPLAYER, update=_updated("to_position", "revoked_position")),
@@ -101,7 +107,10 @@ RELATIONS: Mapping[str, Relation] = {
     "shadow_scores": Relation(select=_READERS, insert=(Role.SCORER,)),
     "known_customers": Relation(select=_READERS, insert=_REPLAYER, update=_updated("purchased_at_ms")),
     "known_customers_upto": Relation(select=_READERS, update=_updated("position")),
+    "frozen_partitions": Relation(select=_READERS),
     # Views.
+    "gone_partitions": Relation(select=_MONEY),
+    "departed_money": Relation(select=_MONEY),
     "authoritative_decisions": Relation(select=_MONEY),
     "billing_entries": Relation(select=_MONEY),
 }
@@ -128,6 +137,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "write_entry": Function(()),
     "attach_partition": Function(()),
     "make_history": Function(()),
+    "seal_day": Function(()),
+    "refuse_sealed": Function(()),
     "refuse_change": Function(()),
     "refuse_rows_of_frozen_run": Function(()),
     "refuse_overlapping_overrides": Function(()),

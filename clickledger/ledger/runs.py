@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import canonical, database, log
+from clickledger.ledger import canonical, database, departed, log
 from clickledger.ledger.authority_map import RANGE, ClickIds
 
 CHUNK_ROWS = 10_000
@@ -110,12 +110,14 @@ def plan(
     head = log.head(conn)
     if not 1 <= lo < hi <= head.position + 1:
         raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")
-    chunks = cut(conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi, chunk_rows)
+    chunks = cut(batches(conn, lo, hi), lo, hi, chunk_rows)
     if not chunks:
         raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
     last = log.entry(conn, hi - 1)
     with log.writing(conn) as writer:
         _check_calibration(writer, model_version, calibration_version)
+        if gone := writer.execute("SELECT day FROM detached_days WHERE position > %s", (head.position,)):
+            raise errors.Conflict(f"{gone[0][0]} was detached while the run was planned: plan again")
         rows = sum(chunk.row_count for chunk in chunks)
         payload = {
             "positions": [lo, hi],
@@ -135,6 +137,11 @@ def plan(
         numbers = list(range(len(chunks)))
         writer.execute(INSERT_CHUNKS, (run_id, numbers, *[list(column) for column in zip(*chunks, strict=True)]))
     return get(conn, run_id)
+
+
+def batches(conn: database.Connection, lo: int, hi: int) -> list[tuple[int, int]]:
+    """(position, clicks) of each batch entry of positions [lo, hi), without the clicks of detached days."""
+    return departed.without(conn, conn.execute(SELECT_BATCHES, (lo, hi)), lo, hi)
 
 
 def cut(batches: Iterable[tuple[int, int]], lo: int, hi: int, chunk_rows: int) -> list[Chunk]:

@@ -121,8 +121,7 @@ def preview(conn: database.Connection, plan: Plan, workers: int = 1, seed: int =
 
     Raises Refused when the range holds no click.
     """
-    batches = conn.execute(runs.SELECT_BATCHES, (plan.lo, plan.hi)).fetchall()
-    units = runs.cut(batches, plan.lo, plan.hi, SAMPLE_UNIT_CLICKS)
+    units = runs.cut(runs.batches(conn, plan.lo, plan.hi), plan.lo, plan.hi, SAMPLE_UNIT_CLICKS)
     if not units:
         raise errors.Refused(f"positions [{plan.lo}, {plan.hi}) hold no click: nothing to replay")
     clicks = sum(unit.row_count for unit in units)

@@ -77,9 +77,15 @@ def finish(run_id: int) -> None:
 
 @task
 def partitions_ahead() -> None:
-    """Create the partitions of the days to come, so that no append has to."""
-    with _connection(settings.load()) as conn:
+    """Create the partitions of the days to come, so that no append has to, and freeze those of days that are over."""
+    with _connection(settings.load(), Role.OWNER) as conn, steps.alone(conn, "partitions") as mine:  # VACUUM is theirs
+        if not mine:
+            return
         partitions.ensure_ahead(conn)
+        if frozen := partitions.freeze_closed(conn):
+            logger.info("froze %d partitions, %s to %s", len(frozen), frozen[-1], frozen[0])
+        for warning in partitions.watch(conn).warnings:
+            logger.warning("%s", warning)
 
 
 @task
@@ -115,8 +121,8 @@ def _policy(chosen: settings.Settings) -> steps.Policy:
 
 
 @contextmanager
-def _connection(chosen: settings.Settings) -> Iterator[database.Connection]:
+def _connection(chosen: settings.Settings, role: Role = Role.REPLAYER) -> Iterator[database.Connection]:
     if chosen.database_url is None:
         raise InvalidSetting("CLICKLEDGER_DATABASE_URL: expected the address of the ledger, got none")
-    with database.connect(chosen.database_url, application_name="clickledger-recovery", role=Role.REPLAYER) as conn:
+    with database.connect(chosen.database_url, application_name="clickledger-recovery", role=role) as conn:
         yield conn
