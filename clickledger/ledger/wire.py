@@ -173,9 +173,13 @@ def array_of(elements: Sequence[bytes], oid: int) -> WireArray:
     return _array(oid, len(elements), b"".join(elements))
 
 
-def composite_array(heads: FixedBlock, columns: Sequence[Sequence[bytes]]) -> CompositeArray:
-    """n composite values as an array parameter: `heads` made with `composite_fields`, then ready elements by column."""
+def composites(heads: FixedBlock, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """n composite values, lengths included: `heads` made with `composite_fields`, then ready elements by column."""
     field, pack = ANY_OID.to_bytes(4), _LENGTH.pack
     values = map(field.join, zip(heads.rows(), *columns, strict=True))
-    elements = b"".join([pack(len(value)) + value for value in values])
-    return CompositeArray(_HEADER.pack(1, 0, ANY_OID, heads.count, 1) + elements)
+    return [pack(len(value)) + value for value in values]
+
+
+def composite_array(values: Sequence[bytes]) -> CompositeArray:
+    """Composite values, lengths included, as an array parameter."""
+    return CompositeArray(_HEADER.pack(1, 0, ANY_OID, len(values), 1) + b"".join(values))
