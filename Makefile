@@ -10,10 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench bench-ledger clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install everything into it
 	@echo "ready: $(BIN)/clickledger, next: make demo"
@@ -44,6 +44,10 @@ test: lint ## lint, then all tests on a real PostgreSQL and Valkey
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks
+
+bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a bare commit and the package eventsourcing
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,bench]'
+	$(BIN)/python -m benchmarks append importing tail eventsourcing publish
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

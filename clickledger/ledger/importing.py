@@ -30,7 +30,7 @@ from clickledger.ledger.records import Batch
 
 ROWS_MAX = 16_384  # a longer batch would hold the log up for longer than an appender should wait
 BATCH_ROWS = 4_096  # what callers should cut history into: half of the gain over appends of 256 is had by then
-STEP_ROWS = 128  # rows of the next batch encoded between two writes of this one
+STEP_ROWS = 256  # rows of the next batch encoded between two writes of this one
 WRITE_ROWS = 256  # rows handed over at a time: less than a socket's buffer, so that the server eats while we encode
 
 COPY_CLICKS = f"COPY clicks (log_position, {', '.join(canonical.CLICK_COLUMNS)}) FROM STDIN (FORMAT binary)"
@@ -84,8 +84,8 @@ class _Prepared:
     def only(self, chosen: Sequence[bool]) -> _Prepared:
         """The rows that are chosen, one flag for each of `kept`."""
         leaves = b"".join(self.leaves[i : i + 32] for i in compress(range(0, len(self.leaves), 32), chosen))
-        kept, clicks, decisions = (list(compress(c, chosen)) for c in (self.kept, self.clicks, self.decisions))
-        return _Prepared(self.batch, kept, clicks, decisions, leaves)
+        clicks, decisions = list(compress(self.clicks, chosen)), list(compress(self.decisions, chosen))
+        return _Prepared(self.batch, list(compress(self.kept, chosen)), clicks, decisions, leaves)
 
 
 class _Preparation:
@@ -160,7 +160,7 @@ def _write(
     place: Place,
     meanwhile: Callable[[], None],
 ) -> _Written:
-    """Copy unseen, since rows of history are new as a rule; a collision or a refusal makes it look which of them are."""
+    """Copy unseen, since rows of history are new as a rule; a collision or a refusal makes it look which are."""
     looking = _looking.get(place, 0)
     _looking[place] = max(0, looking - 1)
     if not looking:
