@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 TARGET = 5.0
 SIZES = (32, 500)
-MISSING = "not measured, eventsourcing is not installed: pip install -c constraints.txt -e '.[bench]' (`make bench-ledger` does)"
+MISSING = (
+    "eventsourcing: not measured, the package is not installed:"
+    " pip install -c constraints.txt -e '.[bench]' (`make bench-ledger` does)"
+)
 SCALARS = ("deployment_epoch", "counter_epoch", "feature_schema")
 
 

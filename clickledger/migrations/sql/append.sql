@@ -28,6 +28,16 @@ BEGIN
     RETURN (SELECT coalesce(max(l.position), 0) + 1 FROM log l);
 END $$;
 
+-- A repeat tells the sender that its click is safe, so it may wait for synchronous standbys as the first answer did: only
+-- a transaction that writes does, and its commit waits for all that was written before it.
+CREATE FUNCTION await_standbys() RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('synchronous_standby_names') <> '' THEN
+        PERFORM pg_logical_emit_message(true, 'clickledger', 'answered as repeats');
+    END IF;
+END $$;
+
 -- The client sends rows in click id order without repeated ids, and one 32-byte leaf per row.
 -- new_ordinals: ordinals (from 1) of the rows that were new, NULL when all were; position NULL when none was.
 -- All rows are new as a rule, so they are inserted unseen, which is cheaper than ON CONFLICT (benchmarks/LOG.md), and a
@@ -56,6 +66,7 @@ BEGIN
             EXECUTE 'SELECT array_agg(c.click_id) FROM clicks c WHERE c.click_id = ANY ($1) AND c.click_id BETWEEN $2 AND $3'
             INTO v_known USING v_ids, v_ids[1], v_ids[cardinality(v_ids)];
             IF cardinality(v_known) = cardinality(v_ids) THEN
+                PERFORM await_standbys();
                 new_count := 0;
                 RETURN;
             END IF;
