@@ -22,14 +22,15 @@ Standbys = Callable[[str], None]
 def standbys(connect: Connect) -> Iterator[Standbys]:
     """Sets the names of standbys that every commit of the server waits for; none again when the test ends."""
     admin, probe = connect(), connect()
-    probe.execute("SET statement_timeout = '100ms'")  # what ends a probe's wait
 
     def waits() -> bool:
-        probe.execute("SELECT pg_logical_emit_message(true, 'tests', 'probe')")
-        try:
-            database.require_confirmed(probe)
-        except errors.Unavailable:
-            return True
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(probe.execute, "SELECT pg_logical_emit_message(true, 'tests', 'probe')")
+            while not sent.done():
+                if admin.execute(WAITING, (probe.info.backend_pid,)).fetchone() == (True,):
+                    admin.execute("SELECT pg_cancel_backend(%s)", (probe.info.backend_pid,))
+                    sent.result()
+                    return True
         return False
 
     def put(names: str) -> None:
