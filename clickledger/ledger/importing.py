@@ -7,6 +7,7 @@ Invariants:
 - rows carry their entry's position, so they are copied in under the log lock. Everything is encoded before it is taken;
   under it the client hands over ready bytes, and encodes a little of the next batch while the server has bytes to eat;
 - the lock is held once for each batch, at most `ROWS_MAX` rows, so appenders beside an import wait for one batch;
+- it inserts rows itself, which no role may: an import of history is the owner's act;
 - a host that is gone is noticed by the server's keepalives (`database.SESSION_OPTIONS`). A process that is frozen in a
   COPY is not: PostgreSQL waits for the rest of it, and `pg_terminate_backend` ends it.
 """

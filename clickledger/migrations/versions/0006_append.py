@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "append"
-down_revision = "0002"
+down_revision = "rights"
 branch_labels = None
 depends_on = None
 
