@@ -26,7 +26,7 @@ from clickledger.ledger import append, database
 from clickledger.ledger.records import Batch
 
 TABLES = ("clicks", "decisions")
-TARGET = 0.30
+TARGET = 0.40
 SIZES = (1, 16, 64, 256)
 BATCH_MAX = 256
 
