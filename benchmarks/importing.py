@@ -58,7 +58,7 @@ def _against_copy(conn: database.Connection, rounds: int, batches: int, result: 
 
 def _beside(conn: database.Connection, url: str, batches: int, result: Result) -> None:
     """Latencies of a live appender alone, then beside an import, on a connection of its own."""
-    live = list(Traffic(lane=8).batches(4_000, LIVE_ROWS))
+    live = list(Traffic(lane=8).batches(210 + 100 * batches, LIVE_ROWS))
     history = list(Traffic(lane=9).batches(batches, importing.BATCH_ROWS))
     done = threading.Event()
 
