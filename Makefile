@@ -10,10 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger bench clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger bench bench-ledger clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install everything into it
 	@echo "ready: $(BIN)/clickledger, next: make demo"
@@ -57,6 +57,10 @@ soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle, longer races;
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks
+
+bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table and eventsourcing
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,bench]'
+	$(BIN)/python -m benchmarks append importing tail eventsourcing reading why publish verify checkpoints partitions
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

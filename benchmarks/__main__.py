@@ -9,7 +9,18 @@ import sys
 from benchmarks import ground, report
 from benchmarks.ground import Result, say
 
-NAMES = ("append", "publish", "checkpoints", "partitions", "ingest", "latency", "replay")
+NAMES = (
+    "append",
+    "importing",
+    "tail",
+    "eventsourcing",
+    "publish",
+    "checkpoints",
+    "partitions",
+    "ingest",
+    "latency",
+    "replay",
+)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -9,12 +9,12 @@ Invariants:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
-import psycopg
+from psycopg.pq import TransactionStatus
 
 from clickledger import errors
 from clickledger.ledger import database, log, partitions
@@ -35,7 +35,7 @@ INSERT_CONFLICT = "INSERT INTO conflicts VALUES (%s, %s, %s)"
 LOOKING_BATCHES = 32
 
 
-class _Database(NamedTuple):
+class Place(NamedTuple):
     """What tells databases apart; `conn.info.dsn` would too, but takes 0.13 ms (benchmarks/LOG.md)."""
 
     host: str
@@ -43,8 +43,18 @@ class _Database(NamedTuple):
     name: str
 
 
-_known_days: dict[_Database, set[int]] = {}
-_looking: dict[_Database, int] = {}  # batches still to look first
+class _Written(NamedTuple):
+    """`ordinals`: from 1, of the rows that were new; None when all were."""
+
+    position: int | None
+    recorded_at: datetime | None
+    ordinals: list[int] | None
+
+
+T = TypeVar("T")
+
+_known_days: dict[Place, set[int]] = {}
+_looking: dict[Place, int] = {}  # batches still to look first
 
 
 class Decision(NamedTuple):
@@ -80,27 +90,17 @@ def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     """
     if not len(batch):
         return Appended(None, None, 0, [])
-    kept = _in_id_order(batch.click_id)
-    ordered = batch.take(kept)
-    encoded = encode(ordered)  # before the partitions: a malformed id names no day
-    with database.translated():
-        place = _Database(conn.info.host, conn.info.port, conn.info.dbname)
-        _ensure_partitions(conn, ordered, place)
-        try:
-            position, recorded_at, new, ordinals = _call(conn, ordered, encoded, actor, place)
-        except psycopg.errors.CheckViolation:  # no partition takes a row: a day that was known may be detached by now
-            partitions.ensure(conn, {partitions.day_of(click_id) for click_id in ordered.click_id})
-            raise
-    new_rows = set(kept) if new == len(kept) else {kept[o - 1] for o in ordinals or ()}
-    if len(new_rows) == len(batch):
-        return Appended(position, recorded_at, new, ["new"] * new)
-    outcome, first = _explain(conn, batch, new_rows)
-    if "conflict" in outcome:
-        _note_conflicts(conn, batch, outcome, actor)
-    return Appended(position, recorded_at, new, outcome, first)
+    kept = in_id_order(batch.click_id)
+    encoded = encode(batch, kept)  # before the partitions: a malformed id names no day
+    days = days_of(batch.click_id[kept[0]], batch.click_id[kept[-1]], batch.click_id)
+    position, recorded_at, ordinals = with_partitions(
+        conn, days, lambda place: _call(conn, batch, encoded, actor, place)
+    )
+    new_rows = kept if ordinals is None else [kept[o - 1] for o in ordinals]
+    return answer(conn, batch, position, recorded_at, new_rows, actor=actor)
 
 
-def _in_id_order(click_id: Sequence[bytes]) -> list[int]:
+def in_id_order(click_id: Sequence[bytes]) -> list[int]:
     """The rows in click id order, of repeated ids the first."""
     order = sorted(range(len(click_id)), key=click_id.__getitem__)
     if len(set(click_id)) == len(order):
@@ -108,25 +108,68 @@ def _in_id_order(click_id: Sequence[bytes]) -> list[int]:
     return [i for k, i in enumerate(order) if k == 0 or click_id[order[k - 1]] != click_id[i]]
 
 
-def _ensure_partitions(conn: database.Connection, ordered: Batch, place: _Database) -> None:
+def days_of(first: bytes, last: bytes, click_id: Iterable[bytes]) -> set[int]:
+    """The days (since 1970) of click ids, of which the smallest and the largest are given: they mostly share one."""
+    days = {partitions.day_of(first), partitions.day_of(last)}
+    return days if len(days) == 1 else set(map(partitions.day_of, click_id))
+
+
+def with_partitions(conn: database.Connection, days: set[int], write: Callable[[Place], T]) -> T:
+    """Run `write`, which appends clicks of these days, with partitions made ahead of it.
+
+    What this process knows of the days of a database is wrong once another database took its place (restored, made
+    anew): then the server finds no partition, and after making them `write` runs once more.
+    """
+    place = Place(conn.info.host, conn.info.port, conn.info.dbname)
+    try:
+        return _prepared_write(conn, days, place, write)
+    except errors.InvariantBroken as error:
+        if not database.lacks_partition(error):
+            raise
+        _known_days.pop(place, None)
+        if conn.info.transaction_status is not TransactionStatus.IDLE:
+            raise  # the caller's transaction is spoilt: its own retry finds the partitions
+    return _prepared_write(conn, days, place, write)
+
+
+def _prepared_write(conn: database.Connection, days: set[int], place: Place, write: Callable[[Place], T]) -> T:
     known = _known_days.setdefault(place, set())
-    days = {partitions.day_of(ordered.click_id[0]), partitions.day_of(ordered.click_id[-1])}
-    if len(days) > 1:
-        days = {partitions.day_of(click_id) for click_id in ordered.click_id}
-    if missing := days - known:
-        partitions.ensure(conn, missing)
-        known |= missing
+    with database.translated():
+        if missing := days - known:
+            partitions.ensure(conn, missing)
+            known |= missing
+        return write(place)
 
 
-def _call(conn: database.Connection, batch: Batch, encoded: Encoded, actor: str, place: _Database) -> tuple[Any, ...]:
+def _call(conn: database.Connection, batch: Batch, encoded: Encoded, actor: str, place: Place) -> _Written:
     looking = _looking.get(place, 0)
     epochs = (batch.deployment_epoch, batch.counter_epoch, batch.feature_schema)
     parameters = (actor, *epochs, encoded.clicks, encoded.leaves, looking > 0)
     row = conn.execute(APPEND_BATCH, parameters, prepare=True).fetchone()
+    database.require_confirmed(conn)
     if row is None:
         raise errors.InvariantBroken("append_batch returned nothing")
-    _looking[place] = LOOKING_BATCHES if row[2] < len(batch) else max(0, looking - 1)
-    return tuple(row)
+    position, recorded_at, new, ordinals = row
+    _looking[place] = LOOKING_BATCHES if new < len(batch) else max(0, looking - 1)
+    return _Written(position, recorded_at, ordinals if new else [])
+
+
+def answer(
+    conn: database.Connection,
+    batch: Batch,
+    position: int | None,
+    recorded_at: datetime | None,
+    new_rows: Sequence[int],
+    *,
+    actor: str,
+) -> Appended:
+    """What became of a batch of which `new_rows` were written: looks the others up and notes conflicts among them."""
+    if len(new_rows) == len(batch):
+        return Appended(position, recorded_at, len(new_rows), ["new"] * len(new_rows))
+    outcome, first = _explain(conn, batch, set(new_rows))
+    if "conflict" in outcome:
+        _note_conflicts(conn, batch, outcome, actor)
+    return Appended(position, recorded_at, len(new_rows), outcome, first)
 
 
 def _explain(conn: database.Connection, batch: Batch, new_rows: set[int]) -> tuple[list[str], dict[int, Decision]]:
@@ -138,7 +181,9 @@ def _explain(conn: database.Connection, batch: Batch, new_rows: set[int]) -> tup
         "low": uuid.UUID(bytes=ids[0]),
         "high": uuid.UUID(bytes=ids[-1]),
     }
-    stored = {row[0].bytes: (bytes(row[1]), Decision(*row[2:])) for row in conn.execute(SELECT_FIRST, bounds)}
+    # Unprepared: planned with these very bounds, so that days they do not touch are neither planned nor locked.
+    rows = conn.execute(SELECT_FIRST, bounds, prepare=False)
+    stored = {row[0].bytes: (bytes(row[1]), Decision(*row[2:])) for row in rows}
     outcome = ["new"] * len(batch)
     first = {}
     for i in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,13 @@ from clickledger import errors
 from clickledger.ledger.rights import Role
 
 # Ends a client that hangs while it holds the log lock; the server would otherwise wait for it for ever.
+# The keepalives are for a host that is gone in the middle of a statement; on a socket of this machine they are ignored.
 SESSION_OPTIONS = (
     "-c idle_in_transaction_session_timeout=30s -c default_transaction_isolation=read\\ committed -c timezone=UTC"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
 Connection = psycopg.Connection[Any]
+_unconfirmed: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def connect(url: str, *, application_name: str = "clickledger", role: Role | None = None) -> Connection:
@@ -26,7 +30,7 @@ def connect(url: str, *, application_name: str = "clickledger", role: Role | Non
     Raises Unavailable when the server does not answer, Refused when the user may not take the role.
     """
     try:
-        return psycopg.connect(
+        conn = psycopg.connect(
             url,
             autocommit=True,
             application_name=application_name,
@@ -37,6 +41,33 @@ def connect(url: str, *, application_name: str = "clickledger", role: Role | Non
         )
     except psycopg.OperationalError as error:
         raise _not_connected(error, role) from error
+    watch_commits(conn)
+    return conn
+
+
+def watch_commits(conn: Connection) -> None:
+    """Take note of commits of this connection that its synchronous standby did not confirm."""
+    known = weakref.ref(conn)  # a handler that held the connection would keep it from being closed when forgotten
+
+    def take_note(notice: psycopg.errors.Diagnostic) -> None:
+        # PostgreSQL reports success, with a warning whose text is translated; the place it comes from is not.
+        if notice.source_function == "SyncRepWaitForLSN" and (warned := known()) is not None:
+            _unconfirmed.add(warned)
+
+    conn.add_notice_handler(take_note)
+
+
+def require_confirmed(conn: Connection) -> None:
+    """After a commit: raises Unavailable when the wait for its synchronous standby was cancelled.
+
+    It happened here, but a failover may still lose it, so nobody may be told that it is done.
+    """
+    if conn in _unconfirmed:
+        _unconfirmed.discard(conn)
+        raise errors.Unavailable(
+            "expected a synchronous standby to confirm the commit, got its wait cancelled:"
+            " it may have committed, ask again"
+        )
 
 
 def open_pool(
@@ -45,7 +76,7 @@ def open_pool(
     """An open pool of connections like those of `connect`."""
     kwargs = {"autocommit": True, "application_name": application_name, "options": _options(role)}
     pool: ConnectionPool[Connection] = ConnectionPool(
-        url, kwargs=kwargs, min_size=min_size, max_size=max_size, open=False, timeout=10
+        url, kwargs=kwargs, min_size=min_size, max_size=max_size, open=False, timeout=10, configure=watch_commits
     )
     pool.open()
     return pool
@@ -110,6 +141,14 @@ def _translate(error: psycopg.Error) -> Exception:
     if isinstance(error, psycopg.OperationalError | psycopg.errors.IdleInTransactionSessionTimeout):
         return errors.Unavailable(f"the database went away, the outcome is unknown: {message}")
     return error
+
+
+def lacks_partition(error: BaseException) -> bool:
+    """Whether this translated error is that a row found no partition to go to."""
+    cause = (
+        error.__cause__
+    )  # a check violation without a constraint's name; its text is translated, where it arose is not
+    return isinstance(cause, psycopg.errors.CheckViolation) and cause.diag.source_function == "ExecFindPartition"
 
 
 def _first_line(error: Exception) -> str:

@@ -113,12 +113,16 @@ def _encoded(kind: str, payload: dict[str, Any], actor: str, reason: str) -> str
 
 @contextmanager
 def writing(conn: database.Connection) -> Iterator[Writer]:
-    """A transaction holding the log lock, from after it was granted until commit."""
+    """A transaction holding the log lock, from after it was granted until commit.
+
+    Raises Unavailable when the commit may have happened or not, or is here but not on a synchronous standby.
+    """
     with database.translated(), conn.transaction():
         conn.execute(
             "SELECT take_log_lock()"
         )  # its own statement: the next one must see what the last holder committed
         yield Writer(conn)
+    database.require_confirmed(conn)
 
 
 def record(conn: database.Connection, kind: str, payload: dict[str, Any], actor: str, reason: str = "") -> Entry:

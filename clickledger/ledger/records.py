@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -81,7 +82,15 @@ class Encoded(NamedTuple):
 
     clicks: wire.CompositeArray
     leaves: bytes
-    rows: list[bytes]
+    rows: Sequence[bytes]
+
+
+class Copied(NamedTuple):
+    """Rows as binary COPY takes them, in CLICK_COLUMNS and DECISION_COLUMNS, and their 32-byte leaves."""
+
+    clicks: list[bytes]
+    decisions: list[bytes]
+    leaves: bytes
 
 
 # The fields of the database's type decided_click, in its order; those of fixed width first.
@@ -102,23 +111,50 @@ _FORMS = {
 }  # fmt: skip
 
 
-def encode(batch: Batch) -> Encoded:
-    """Wire form and leaves of a batch, in its own row order. Raises InvalidInput when a column cannot be encoded."""
+def encode(batch: Batch, rows: Sequence[int] | None = None) -> Encoded:
+    """Wire form and leaves of the given rows, in the order given; of all rows in their own order without `rows`.
+
+    Raises InvalidInput when a column cannot be encoded.
+    """
+    with _encoding(batch):
+        return _encode(batch, range(len(batch)) if rows is None else rows)
+
+
+def encode_for_copy(batch: Batch) -> Copied:
+    """The same rows, in their own order, as binary COPY takes them. Raises InvalidInput."""
+    with _encoding(batch):
+        _check(batch)
+        fixed, others = _fixed_columns(batch), _other_columns(batch)
+        clicks = _joined(_parts(canonical.CLICK_COLUMNS, fixed, others))
+        decisions = _joined(_parts(canonical.DECISION_COLUMNS, fixed, others))
+    leaves = canonical.leaves(canonical.DECIDED_CLICK_DOMAIN, map(operator.add, clicks, decisions))
+    return Copied(clicks, decisions, leaves)
+
+
+@contextmanager
+def _encoding(batch: Batch) -> Iterator[None]:
     try:
-        return _encode(batch)
+        yield
     except (ValueError, TypeError, KeyError, OverflowError, UnicodeEncodeError) as error:
         raise InvalidInput(f"batch of {len(batch)} clicks cannot be encoded: {error}") from error
 
 
-def _encode(batch: Batch) -> Encoded:
+def _check(batch: Batch) -> None:
     if bad := set(batch.verdict) - set(VERDICTS):
         raise ValueError(f"expected verdict in {VERDICTS}, got {sorted(bad)}")
     if len(batch) and (cost := np.min(batch.cost_micros)) < 0:
         raise ValueError(f"cost_micros: expected >= 0, got {cost}")
+
+
+def _encode(batch: Batch, order: Sequence[int]) -> Encoded:
+    """Columns are encoded as they came and put in order as whole rows: two picks instead of one a column."""
+    _check(batch)
     fixed, others = _fixed_columns(batch), _other_columns(batch)
     heads = _block(fixed, _FIXED_FIELDS, len(_FIXED_FIELDS) + len(_OTHER_FIELDS))
-    clicks = wire.composite_array(heads, [others[name] for name in _OTHER_FIELDS])
-    rows = _canonical_rows(fixed, others)
+    pick = _picker(order)
+    clicks = wire.composite_array(pick(wire.composites(heads, [others[name] for name in _OTHER_FIELDS])))
+    parts = [*_parts(canonical.CLICK_COLUMNS, fixed, others), *_parts(canonical.DECISION_COLUMNS, fixed, others)]
+    rows = pick(_joined(parts))
     return Encoded(clicks, canonical.leaves(canonical.DECIDED_CLICK_DOMAIN, rows), rows)
 
 
@@ -144,11 +180,13 @@ def _other_columns(batch: Batch) -> dict[str, list[bytes]]:
     return columns
 
 
-def _canonical_rows(fixed: dict[str, Any], others: dict[str, list[bytes]]) -> list[bytes]:
-    parts: list[Sequence[bytes]] = []
-    for names in (canonical.CLICK_COLUMNS, canonical.DECISION_COLUMNS):
-        parts.append(_block(fixed, [name for name in names if name in fixed]).rows())
-        parts += [others[name] for name in names if name in others]
+def _parts(names: Sequence[str], fixed: dict[str, Any], others: dict[str, list[bytes]]) -> list[Sequence[bytes]]:
+    """What the canonical bytes of each row are joined from: columns of fixed width stand first in `names`."""
+    block = _block(fixed, [name for name in names if name in fixed]).rows()
+    return [block, *(others[name] for name in names if name in others)]
+
+
+def _joined(parts: Sequence[Sequence[bytes]]) -> list[bytes]:
     return list(map(b"".join, zip(*parts, strict=True)))
 
 

@@ -133,7 +133,11 @@ FUNCTIONS: Mapping[str, Function] = {
     "open_overrides": Function(_REPLAYER),
     "close_overrides": Function(_REPLAYER),
     "summarise_block_ranges": Function(_REPLAYER, as_owner=True),
+    # Of imports, which insert rows themselves: the owner's alone.
+    "import_position": Function(()),
     # Called by the functions and triggers above only.
+    "check_epochs": Function(()),
+    "await_standbys": Function(()),
     "write_entry": Function(()),
     "attach_partition": Function(()),
     "make_history": Function(()),
@@ -147,7 +151,7 @@ FUNCTIONS: Mapping[str, Function] = {
 TYPES = ("verdict", "decided_click")
 
 # Kinds of entries that `record_entry` writes for a role. The owner may write any; `clicks_decided` comes from
-# `append_batch` alone.
+# `append_batch`, and from imports, which are the owner's.
 ENTRIES: Mapping[str, Roles] = {
     "model_registered": _REPLAYER,
     "calibration_set": _REPLAYER,

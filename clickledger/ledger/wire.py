@@ -6,6 +6,7 @@ through numpy at once; text and bytes element by element, repeated short strings
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -153,14 +154,15 @@ def repeated_text(values: Iterable[str]) -> list[bytes]:
 
 def distinct_text(values: Iterable[str]) -> list[bytes]:
     """Elements of a text column whose values are mostly unique."""
-    pack = _LENGTH.pack
-    return [pack(len(raw)) + raw for raw in map(str.encode, values)]
+    return byte_elements(list(map(str.encode, values)))
 
 
-def byte_elements(values: Iterable[bytes]) -> list[bytes]:
-    """Elements of a bytea column."""
-    pack = _LENGTH.pack
-    return [pack(len(value)) + value for value in values]
+def byte_elements(values: Sequence[bytes]) -> list[bytes]:
+    """Elements of a bytea column: of its values, however many, few lengths differ."""
+    prefixes = {length: _LENGTH.pack(length) for length in set(map(len, values))}
+    if len(prefixes) == 1:
+        return list(map(next(iter(prefixes.values())).__add__, values))
+    return list(map(operator.add, map(prefixes.__getitem__, map(len, values)), values))
 
 
 def bool_elements(values: Iterable[bool | None]) -> list[bytes]:
@@ -173,9 +175,12 @@ def array_of(elements: Sequence[bytes], oid: int) -> WireArray:
     return _array(oid, len(elements), b"".join(elements))
 
 
-def composite_array(heads: FixedBlock, columns: Sequence[Sequence[bytes]]) -> CompositeArray:
-    """n composite values as an array parameter: `heads` made with `composite_fields`, then ready elements by column."""
-    field, pack = ANY_OID.to_bytes(4), _LENGTH.pack
-    values = map(field.join, zip(heads.rows(), *columns, strict=True))
-    elements = b"".join([pack(len(value)) + value for value in values])
-    return CompositeArray(_HEADER.pack(1, 0, ANY_OID, heads.count, 1) + elements)
+def composites(heads: FixedBlock, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """n composite values, lengths included: `heads` made with `composite_fields`, then ready elements by column."""
+    field = ANY_OID.to_bytes(4)
+    return byte_elements(list(map(field.join, zip(heads.rows(), *columns, strict=True))))
+
+
+def composite_array(values: Sequence[bytes]) -> CompositeArray:
+    """Composite values, lengths included, as an array parameter."""
+    return CompositeArray(_HEADER.pack(1, 0, ANY_OID, len(values), 1) + b"".join(values))
