@@ -219,8 +219,10 @@ def _select_lists(fields: Sequence[str]) -> tuple[str, str]:
     """The select lists of live and of delayed decisions. Raises InvalidInput."""
     if unknown := [name for name in fields if name not in COLUMNS] or not fields:
         raise errors.InvalidInput(f"fields: expected some of {', '.join(COLUMNS)}, got {unknown if fields else 'none'}")
-    live = ["NULL::bigint AS run_id" if name == "run_id" else name for name in fields]
-    return ", ".join(live), ", ".join(fields)
+    # an enum's binary form has no type that a client knows
+    delayed = ["verdict::text" if name == "verdict" else name for name in fields]
+    live = ["NULL::bigint AS run_id" if name == "run_id" else name for name in delayed]
+    return ", ".join(live), ", ".join(delayed)
 
 
 def _map(conn: database.Connection, as_of: int | None) -> list[Piece]:
