@@ -11,7 +11,7 @@ array of the pieces' first positions (`width_bucket`), and a second array names 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clickledger.ledger.authority_map import Piece
@@ -30,22 +30,58 @@ class Span:
     last: uuid.UUID | None = None
 
 
-def select(pieces: Sequence[Piece], span: Span, live: str, delayed: str, also: str = "") -> str:
-    """The authoritative rows of a span: `live` and `delayed` are the select lists of the two branches, alike in types.
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What decides at one moment: a map over all positions, and which sparse runs speak for single clicks.
 
-    `pieces` is a map in force; `also` is a further condition on both branches. Empty when nothing can match.
+    `as_of` is the moment, a log position; None is now.
     """
-    inside = [piece for piece in pieces if _overlaps(piece, span)]
+
+    pieces: Sequence[Piece]
+    sparse_runs: Sequence[int] = ()
+    as_of: int | None = None
+
+
+def select(authority: Authority, span: Span, live: str, delayed: str) -> str:
+    """The authoritative rows of a span: `live` and `delayed` are the select lists of the tables, alike in types.
+
+    Empty when nothing can match.
+    """
+    inside = [piece for piece in authority.pieces if _overlaps(piece, span)]
     replayed = [piece for piece in inside if piece.run_id is not None and _may_hold(piece, span)]
-    bounds = of_click_ids(span) + also
+    bounds = of_click_ids(span)
     branches = []
     if any(piece.run_id is None for piece in inside):
-        condition = _position_is_live(inside, span)
-        branches.append(f"SELECT {live} FROM decisions WHERE {condition}{bounds}")
+        unless = _unless_overridden(authority, "decisions", inside)
+        branches.append(f"SELECT {live} FROM decisions WHERE {_position_is_live(inside, span)}{bounds}{unless}")
     if replayed:
         condition = _position_is_of_its_run(inside, replayed, span)
-        branches.append(f"SELECT {delayed} FROM delayed_decisions WHERE {condition}{bounds}")
+        unless = _unless_overridden(authority, "delayed_decisions", inside)
+        branches.append(f"SELECT {delayed} FROM delayed_decisions WHERE {condition}{bounds}{unless}")
+    if inside and authority.sparse_runs:
+        condition = f"{_among(authority.sparse_runs)} AND {_between(span, span)}{bounds}"
+        branches.append(f"SELECT {delayed} FROM delayed_decisions WHERE {condition}{_if_overriding(authority, inside)}")
     return " UNION ALL ".join(branches)
+
+
+def _unless_overridden(authority: Authority, table: str, inside: Sequence[Piece]) -> str:
+    """Leaves out clicks for which a sparse run speaks that was published later than the run of their position."""
+    if not authority.sparse_runs:
+        return ""
+    return f" AND NOT EXISTS ({_override(authority, table, inside)})"
+
+
+def _if_overriding(authority: Authority, inside: Sequence[Piece]) -> str:
+    table = "delayed_decisions"
+    return f" AND EXISTS ({_override(authority, table, inside)} AND o.run_id = {table}.run_id)"
+
+
+def _override(authority: Authority, table: str, inside: Sequence[Piece]) -> str:
+    now = "upper(o.in_force) IS NULL" if authority.as_of is None else f"o.in_force @> {authority.as_of:d}::bigint"
+    published = _of_position([piece.published for piece in inside], inside, f"{table}.log_position")
+    return (
+        f"SELECT FROM authority_overrides o WHERE o.click_id = {table}.click_id AND {now} AND o.published > {published}"
+    )
 
 
 def _overlaps(piece: Piece, span: Span) -> bool:
@@ -75,9 +111,13 @@ def _position_is_live(inside: Sequence[Piece], span: Span) -> str:
 def _position_is_of_its_run(inside: Sequence[Piece], replayed: Sequence[Piece], span: Span) -> str:
     if len(replayed) <= FEW_PIECES:
         return _any_of([f"(run_id = {piece.run_id:d} AND {_between(piece, span)})" for piece in replayed])
-    runs = ",".join(str(run) for run in sorted({piece.run_id for piece in replayed if piece.run_id is not None}))
-    among = f"run_id = ANY ('{{{runs}}}'::bigint[])"  # lets the planner see when few of the table's runs are in force
+    # naming the runs lets the planner see when few of the table's are in force
+    among = _among({piece.run_id for piece in replayed if piece.run_id is not None})
     return f"{among} AND {_between(span, span)} AND {_decider_of_position(inside)} = run_id"
+
+
+def _among(runs: Iterable[int]) -> str:
+    return f"run_id = ANY ('{{{_listed(sorted(runs))}}}'::bigint[])"
 
 
 def _between(range_: Piece | Span, span: Span) -> str:
@@ -94,6 +134,14 @@ def _any_of(conditions: Sequence[str]) -> str:
 
 def _decider_of_position(inside: Sequence[Piece]) -> str:
     """The run that decides a row's position, LIVE for none; the row lies within the pieces."""
-    starts = ",".join(str(piece.lo) for piece in inside)
-    runs = ",".join(str(piece.run_id or LIVE) for piece in inside)
-    return f"('{{{runs}}}'::bigint[])[width_bucket(log_position, '{{{starts}}}'::bigint[])]"
+    return _of_position([piece.run_id or LIVE for piece in inside], inside, "log_position")
+
+
+def _of_position(values: Sequence[int], inside: Sequence[Piece], position: str) -> str:
+    """The value of the piece in which a row's position lies, one value for each piece."""
+    starts = _listed([piece.lo for piece in inside])
+    return f"('{{{_listed(values)}}}'::bigint[])[width_bucket({position}, '{{{starts}}}'::bigint[])]"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ",".join(f"{number:d}" for number in numbers)

@@ -25,8 +25,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from clickledger import errors
-from clickledger.ledger import authority, authority_map, database, literal_ranges, log
-from clickledger.ledger.authority_map import Piece
+from clickledger.ledger import authority, database, literal_ranges, log
+from clickledger.ledger.authority_map import SPARSE, Publication
 from clickledger.ledger.literal_ranges import Span
 
 COLUMNS = (
@@ -205,12 +205,13 @@ def _statements(conn: database.Connection, span: Span, fields: Sequence[str], as
     with _moment(conn):
         conn.execute(SERIAL)
         position = position_of(conn, as_of)
-        pieces = _map(conn, as_of)
+        with conn.transaction(force_rollback=True):  # gives the locks of what it reads back
+            deciding = _authority(conn, as_of)
         if as_of is not None:
             ends = position + 1 if span.hi is None else min(span.hi, position + 1)
             span = replace(span, hi=ends)
         for week in _weeks(conn, span):
-            if query := literal_ranges.select(pieces, week, live, delayed):
+            if query := literal_ranges.select(deciding, week, live, delayed):
                 with conn.transaction(force_rollback=True):
                     yield query
 
@@ -225,11 +226,17 @@ def _select_lists(fields: Sequence[str]) -> tuple[str, str]:
     return ", ".join(live), ", ".join(delayed)
 
 
-def _map(conn: database.Connection, as_of: int | None) -> list[Piece]:
-    """The authority map in force now, or as of a position; nothing is decided as of position 0."""
+def _authority(conn: database.Connection, as_of: int | None) -> literal_ranges.Authority:
+    """What decides now, or as of a position; nothing as of position 0."""
+    pieces = [] if as_of == 0 else authority.in_force(conn, as_of)
+    sparse = [p.run_id for p in authority.publications(conn) if p.kind == SPARSE and _stands(p, as_of)]
+    return literal_ranges.Authority(pieces, sparse, as_of)
+
+
+def _stands(publication: Publication, as_of: int | None) -> bool:
     if as_of is None:
-        return authority.in_force(conn)
-    return authority_map.topmost(authority.publications(conn), as_of)
+        return publication.reverted is None
+    return publication.position <= as_of and (publication.reverted is None or publication.reverted > as_of)
 
 
 def _weeks(conn: database.Connection, span: Span) -> Iterator[Span]:

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from replays import publish, published, staged
 
 from clickledger import errors
-from clickledger.ledger import append, billing, database, literal_ranges, log, partitions, publication, reading
+from clickledger.ledger import append, billing, database, literal_ranges, log, partitions, publication, reading, sparse
 from clickledger.ledger.literal_ranges import Span
+from clickledger.ledger.sparse import Correction
 
 DAYS = ("1999-12-31", "2024-01-31", "2024-02-01", "2024-02-29")  # the first lies in the partition without a day
 VIEW = f"SELECT {', '.join(reading.COLUMNS)} FROM authoritative_decisions_as_of(%s)"
@@ -31,6 +32,7 @@ STEP = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 6), NUMBER),
     st.tuples(st.just("publish"), NUMBER, st.integers(1, 5)),
     st.tuples(st.just("publish"), NUMBER, st.integers(1, 5)),
+    st.tuples(st.just("correct"), NUMBER, st.integers(1, 5)),
     st.tuples(st.just("revert"), NUMBER, NUMBER),
 )
 
@@ -63,6 +65,16 @@ class History:
         flipped = {click: reading.VERDICTS[(start + n) % 3] for n, click in enumerate(sorted(found))}
         with contextlib.suppress(errors.Refused):  # a range without clicks
             self.runs.append(published(self.conn, *span, flipped))
+
+    def correct(self, start: int, count: int) -> None:
+        found = sorted(row[0].bytes for row in reading.rows(self.conn, fields=["click_id"]))
+        stated = [
+            Correction(found[(start + n) % len(found)], reading.VERDICTS[(start + n) % 3], "stated", 1.0, 2.0)
+            for n in range(count)
+        ]
+        run_id = sparse.plan(self.conn, stated, actor="tests", reason="test").run_id
+        publish(self.conn, run_id)
+        self.runs.append(run_id)
 
     def revert(self, number: int, _: int) -> None:
         if self.runs:
@@ -114,7 +126,9 @@ def test_totals_rows_single_clicks_and_the_view_agree_as_of_every_position(
 ) -> None:
     monkeypatch.setattr(literal_ranges, "FEW_PIECES", few_pieces)
 
-    @hypothesis.settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis.settings(
+        max_examples=8, deadline=None, phases=[hypothesis.Phase.generate], suppress_health_check=list(HealthCheck)
+    )
     @hypothesis.given(st.lists(STEP, min_size=3, max_size=7))
     def holds(steps: list[tuple[str, int, int]]) -> None:
         with contextlib.closing(database.connect(databases())) as conn:

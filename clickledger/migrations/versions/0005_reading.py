@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "reading"
-down_revision = "click_bounds"
+down_revision = "sparse"
 branch_labels = None
 depends_on = None
 
