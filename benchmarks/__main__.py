@@ -9,7 +9,7 @@ import sys
 from benchmarks import ground, report
 from benchmarks.ground import Result, say
 
-NAMES = ("append", "publish", "checkpoints", "ingest", "latency", "replay", "reading")
+NAMES = ("append", "publish", "checkpoints", "ingest", "latency", "replay", "reading", "why")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """The ways to read, each beside a plain materialised table of the same rows, with 1, 10 and 300 published runs.
 
-The ledger is filled by SQL (`benchmarks.filled`); runs are disjoint, scattered over the log, and together re-decide 40 % of
-it, changing every tenth verdict. The plain table holds the authoritative rows of the moment, made anew for each
+The ledger is filled by SQL (`benchmarks.filled`); runs are disjoint, scattered over the log, re-decide up to 40 %
+of it and change every tenth verdict. The plain table holds the authoritative rows of the moment, made anew for each
 number of runs: same columns and `run_id`, same keys, same indexes, same days of partitions. The look-up by key is
 measured beside a plain table without partitions too, which is faster, as it need not be planned each time.
 

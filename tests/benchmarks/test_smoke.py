@@ -17,4 +17,6 @@ def test_quick_run_measures_everything_and_writes_nothing() -> None:
     assert done.returncode == 0, done.stderr
     for figure in ("raw COPY stream", "publishing", "file to commit", "p99.9", "Celery"):
         assert figure in done.stdout
+    for figure in ("rows_full_vs_plain", "of the large ledger"):
+        assert figure in done.stdout
     assert [path.read_bytes() if path.exists() else None for path in RESULTS] == before
