@@ -277,3 +277,9 @@ def test_unknown_fields_are_refused(conn: database.Connection) -> None:
 def test_an_unknown_click_has_no_decision(conn: database.Connection) -> None:
     assert reading.decision_of(conn, uuid.uuid4()) is None
     assert billing.totals(conn) == []
+
+
+def test_a_span_from_within_a_day_finds_the_clicks_of_its_first_and_last_day(forty_days: database.Connection) -> None:
+    start = at("2024-01-03") - 1
+    span = Span(first=reading.smallest_click_id(start), last=reading.smallest_click_id(start + 6 * partitions.DAY_MS))
+    assert len(list(reading.rows(forty_days, span))) == 6
