@@ -95,10 +95,10 @@ def _may_hold(piece: Piece, span: Span) -> bool:
     return not (after or before)
 
 
-def of_click_ids(span: Span) -> str:
-    """A condition on click_id, led by AND; empty for a span without such bounds."""
-    first = "" if span.first is None else f" AND click_id >= '{span.first}'"
-    return first + ("" if span.last is None else f" AND click_id < '{span.last}'")
+def of_click_ids(span: Span, column: str = "click_id") -> str:
+    """A condition on a column of click ids, led by AND; empty for a span without such bounds."""
+    first = "" if span.first is None else f" AND {column} >= '{span.first}'"
+    return first + ("" if span.last is None else f" AND {column} < '{span.last}'")
 
 
 def _position_is_live(inside: Sequence[Piece], span: Span) -> str:

@@ -60,8 +60,7 @@ SELECT_UNPRICED_FLIP_SUMS = """
     SELECT a.currency, a.from_verdict::text, a.to_verdict::text, sum(d.cost_micros)::bigint
     FROM publications p JOIN comparisons c USING (comparison_id) JOIN adjustments a USING (adjustment_set)
     JOIN decisions d ON d.click_id = a.click_id
-    WHERE {in_force} AND a.from_verdict <> 'valid' AND a.to_verdict <> 'valid'
-      AND a.click_id >= '{first}' AND a.click_id < '{last}' AND d.click_id >= '{first}' AND d.click_id < '{last}'
+    WHERE {in_force} AND a.from_verdict <> 'valid' AND a.to_verdict <> 'valid'{of_week}
     GROUP BY 1, 2, 3"""
 IN_FORCE = "p.position <= {position:d} AND (p.reverted_position IS NULL OR p.reverted_position > {position:d})"
 DECISION_OF = "SELECT * FROM decision_of(%s)"
@@ -109,7 +108,10 @@ def totals(conn: database.Connection, as_of: int | None = None) -> list[Totals]:
                 for row in conn.execute(SELECT_LIVE_SUMS.format(condition=of_week + known).encode()):
                     sums.add(*row)
                 if unpriced:
-                    query = SELECT_UNPRICED_FLIP_SUMS.format(in_force=in_force, first=week.first, last=week.last)
+                    both = literal_ranges.of_click_ids(week, "a.click_id") + literal_ranges.of_click_ids(
+                        week, "d.click_id"
+                    )
+                    query = SELECT_UNPRICED_FLIP_SUMS.format(in_force=in_force, of_week=both)
                     for currency, before, after, cost in conn.execute(query.encode()):
                         sums.flip(currency, before, after, 0, cost)
     return sums.totals()
@@ -246,10 +248,9 @@ def _weeks(conn: database.Connection, span: Span) -> Iterator[Span]:
         return
     days = sorted(_days(conn), key=lambda bounds: bounds[0])
     touched = [(first, last) for first, last in days if _touches(span, first, last)]
-    for start in range(0, len(touched), DAYS_AT_ONCE):
-        week = touched[start : start + DAYS_AT_ONCE]
-        first = week[0][0] if span.first is None else max(span.first, week[0][0])
-        last = week[-1][1] if span.last is None else min(span.last, week[-1][1])
+    cuts = [bounds[0] for bounds in touched[DAYS_AT_ONCE::DAYS_AT_ONCE]]
+    # no bounds where no other day lies beyond: they would be compared with every row
+    for first, last in zip([span.first, *cuts], [*cuts, span.last], strict=True):
         yield replace(span, first=first, last=last)
 
 
