@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "reading"
-down_revision = "sparse"
+down_revision = "proofs"
 branch_labels = None
 depends_on = None
 
