@@ -10,16 +10,19 @@ from benchmarks import ground, report
 from benchmarks.ground import Result, say
 
 NAMES = (
-    "append",
-    "importing",
-    "tail",
-    "eventsourcing",
-    "publish",
-    "checkpoints",
-    "partitions",
-    "ingest",
-    "latency",
-    "replay",
+    *(
+        "append",
+        "importing",
+        "tail",
+        "eventsourcing",
+        "reading",
+        "why",
+        "publish",
+        "verify",
+        "checkpoints",
+        "partitions",
+    ),
+    *("ingest", "latency", "replay"),
 )
 
 

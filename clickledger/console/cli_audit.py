@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from clickledger import errors
 from clickledger.console import output, proofs, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import audit, billing, database, provenance
 from clickledger.ledger.rights import Role
+from clickledger.scoring import click_identity
 
 
 def register(app: typer.Typer) -> None:
@@ -33,22 +37,49 @@ def group(app: typer.Typer) -> typer.Typer:
 
 def why(
     click: Annotated[str, typer.Argument(help="A click id, or the sender's own id of it.")],
+    source: Annotated[str | None, typer.Option(help="Who sent it; with --at, finds a sender's id at once.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Its event time: ISO 8601 with its zone, or Unix milliseconds.")
+    ] = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Why one click was or was not billed: its features, every decision in order, what billing was told."""
     from clickledger.console import provenance_text  # noqa: PLC0415 - loads torch, which other commands need not pay
 
+    named = _named(click, source, at)
     settings = services.attach(load(folder))
     url = str(settings.database_url)
     with database.connect(url, application_name="clickledger why", role=Role.AUDITOR_READER) as conn:
-        story = provenance.why(conn, provenance.find(conn, click))
+        story = provenance.why(conn, named or provenance.find(conn, click))
         features = provenance_text.features_of(story["click"])
         rescored = provenance_text.rescored(conn, story)
     provenance_text.show(story, features, rescored)
     output.hint("clickledger audit verify")
     if as_json:
         output.result(_plain({**story, "features": features, "rescored": rescored}))
+
+
+def _named(external_id: str, source: str | None, at: str | None) -> uuid.UUID | None:
+    """The click that a sender's id names together with its source and event time; None without them."""
+    if source is None and at is None:
+        return None
+    if source is None or at is None:
+        raise errors.InvalidInput("expected --source and --at together, got one of them")
+    return uuid.UUID(bytes=click_identity.click_id_of(source, external_id, _milliseconds(at)))
+
+
+def _milliseconds(at: str) -> int:
+    """Unix milliseconds of an event time as typed."""
+    if at.isdecimal():
+        return int(at)
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError as error:
+        raise errors.InvalidInput(f"--at: expected ISO 8601 or Unix milliseconds, got {at!r}") from error
+    if moment.tzinfo is None:
+        raise errors.InvalidInput(f"--at: expected a time with its zone, as in 2026-03-01T12:00:00Z, got {at!r}")
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
 def verify(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import database, departed, log
+from clickledger.ledger import database, departed, log, reading
 
 FIELDS = (
     "position", "line", "entry_kind", "click_id", "advertiser_id", "campaign_id", "currency", "amount_micros",
@@ -28,13 +28,6 @@ SELECT_PAGE_END = """
         SELECT l.position, sum(l.row_count) OVER (ORDER BY l.position) - l.row_count AS rows_before
         FROM log l WHERE l.position > %(position)s ORDER BY l.position LIMIT %(limit)s + 1) page
     WHERE rows_before <= %(limit)s"""
-SELECT_TOTALS = """
-    SELECT currency, count(*), count(*) FILTER (WHERE verdict = 'valid'), count(*) FILTER (WHERE verdict = 'invalid'),
-           count(*) FILTER (WHERE verdict = 'undecided'),
-           coalesce(sum(cost_micros) FILTER (WHERE verdict = 'valid'), 0)::bigint,
-           coalesce(sum(cost_micros) FILTER (WHERE verdict = 'undecided'), 0)::bigint
-    FROM authoritative_decisions_as_of(%s) GROUP BY currency ORDER BY currency"""
-SUMMED = ("clicks", "valid", "invalid", "undecided", "billed_micros", "undecided_micros")
 SELECT_FEED_TOTAL = """
     SELECT coalesce(sum(amount_micros), 0)::bigint, coalesce(sum(write_off_micros), 0)::bigint
     FROM billing_entries WHERE position <= %s"""
@@ -55,19 +48,6 @@ class Page:
     entries: list[dict[str, Any]]
     cursor: Cursor
     at_head: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Authoritative clicks by verdict and billed money in one currency."""
-
-    currency: str
-    clicks: int
-    valid: int
-    invalid: int
-    undecided: int
-    billed_micros: int
-    undecided_micros: int
 
 
 def read(conn: database.Connection, cursor: Cursor = Cursor(), limit: int = 1_000) -> Page:  # noqa: B008  # immutable
@@ -103,36 +83,21 @@ def _check(conn: database.Connection, cursor: Cursor) -> None:
         raise errors.Conflict(f"position {cursor.position}: expected chain hash {cursor.chain_hash}, got {found}")
 
 
-def totals(conn: database.Connection, as_of: int | None = None) -> list[Totals]:
+def totals(conn: database.Connection, as_of: int | None = None) -> list[reading.Totals]:
     """Authoritative totals by currency, now or as of a log position, detached days included.
 
     Raises InvalidInput for a position not written yet, Refused for one at which only detached rows could say.
     """
-    position = _position(conn, as_of)
-    with departed.snapshot(conn):
-        sums = {row[0]: Totals(*row) for row in conn.execute(SELECT_TOTALS, (position,))}
-        for gone in departed.totals(conn, position):
-            left = sums.get(gone.currency, Totals(gone.currency, 0, 0, 0, 0, 0, 0))
-            pairs = zip(gone[1:7], (getattr(left, name) for name in SUMMED), strict=True)
-            sums[gone.currency] = Totals(gone.currency, *(a + b for a, b in pairs))
-    return [sums[currency] for currency in sorted(sums)]
+    return reading.totals(conn, as_of)
 
 
 def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int, int]:
     """Sum of all lines of the feed up to a position: (posted, written off), micros. Raises as `totals` does."""
-    position = _position(conn, as_of)
+    position = reading.position_of(conn, as_of)
     with departed.snapshot(conn):
         row = conn.execute(SELECT_FEED_TOTAL, (position,)).fetchone()
         charged = sum(gone.charged_micros for gone in departed.totals(conn, position))
     return (int(row[0]) + charged, int(row[1])) if row else (charged, 0)
-
-
-def _position(conn: database.Connection, as_of: int | None) -> int:
-    """Totals of a position that is still to come would change later: refused, so that nobody writes them down."""
-    head = log.head(conn).position
-    if as_of is not None and as_of > head:
-        raise errors.InvalidInput(f"as of: expected a position up to the newest entry, {head}, got {as_of}")
-    return head if as_of is None else as_of
 
 
 def close_period(conn: database.Connection, period: str, actor: str, reason: str = "") -> int:

@@ -49,6 +49,13 @@ SELECT_TOTALS = """
            sum(t.billed_micros)::bigint, sum(t.undecided_micros)::bigint, sum(t.charged_micros)::bigint
     FROM departed_totals t JOIN gone_partitions g ON g.departure = t.departure AND g.parent = t.source
     WHERE g.settled_position <= %s GROUP BY t.currency ORDER BY t.currency"""
+# The same of every day whose live decisions are gone, its delayed ones included, attached still or not.
+SELECT_TOTALS_OF_DAYS = """
+    SELECT t.currency, sum(t.clicks)::bigint, sum(t.valid)::bigint, sum(t.invalid)::bigint, sum(t.undecided)::bigint,
+           sum(t.billed_micros)::bigint, sum(t.undecided_micros)::bigint, sum(t.charged_micros)::bigint
+    FROM departed_totals t JOIN gone_partitions g ON g.departure = t.departure AND g.parent = 'decisions'
+    WHERE g.settled_position <= %s GROUP BY t.currency ORDER BY t.currency"""
+SELECT_DAYS = "SELECT day FROM gone_partitions WHERE parent = 'decisions' ORDER BY day"
 SELECT_UNSETTLED = """
     SELECT day, position, first_position, settled_position FROM gone_partitions
     WHERE first_position <= %(at)s AND settled_position > %(at)s ORDER BY day LIMIT 1"""
@@ -170,13 +177,27 @@ def totals(conn: database.Connection, as_of: int) -> list[Totals]:
     A day's sums were kept as they stood when it was detached: they hold from its settled position on, and before its
     first position there is nothing of it to sum. In between, only its rows could say.
     """
+    return _settled(conn, SELECT_TOTALS, as_of)
+
+
+def totals_of_days(conn: database.Connection, as_of: int) -> list[Totals]:
+    """Sums over all clicks of the days of `days`, for readers who leave whole days out. Raises as `totals` does."""
+    return _settled(conn, SELECT_TOTALS_OF_DAYS, as_of)
+
+
+def days(conn: database.Connection) -> list[date]:
+    """The days whose live decisions are gone, in order."""
+    return [row[0] for row in conn.execute(SELECT_DAYS)]
+
+
+def _settled(conn: database.Connection, query: str, as_of: int) -> list[Totals]:
     if row := conn.execute(SELECT_UNSETTLED, {"at": as_of}).fetchone():
         day, position, first, settled = row
         raise errors.Refused(
             f"as of {as_of}: expected a position below {first} or from {settled} on, since the clicks of {day} were "
             f"detached at position {position}"
         )
-    return [Totals(*row) for row in conn.execute(SELECT_TOTALS, (as_of,))]
+    return [Totals(*row) for row in conn.execute(query, (as_of,))]
 
 
 def require_readable(conn: database.Connection, lo: int, line: int, hi: int) -> None:
