@@ -1,8 +1,9 @@
 """Publishing and reverting a run of 10^4, 10^5 and 10^6 corrected decisions, every one a flip and an adjustment.
 
 The clicks are appended through `ledger.append`, the run is done by `recovery.working`, as Celery workers do it, staged
-and compared: nothing about it is special. Each time is that of the whole call, from asking for the log's lock until the
-commit was answered, the first of each size included. Alone, and once beside an appender in a process of its own.
+and compared: nothing about it is special. Sparse runs, as large as they may be, are published over one another. Each
+time is that of the whole call, from asking for the log's lock until the commit was answered, the first of each size
+included. Alone, and once beside an appender in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from benchmarks.corrections import Mistaken
 from benchmarks.ground import Figure, Ground, Result, say
 from benchmarks.models import ACTOR
 from benchmarks.traffic import Traffic
-from clickledger.ledger import append, comparison, database, publication, runs
+from clickledger.ledger import append, comparison, database, publication, runs, sparse
 from clickledger.recovery import working
 
 ROUNDS = {10**4: 10, 10**5: 4, 10**6: 2}  # by size; each compares anew, which takes far longer than publishing
 QUICK_ROUNDS = {600: 1}
+SPARSE_ROUNDS = 10  # each leaves two overrides a click behind
 TARGET_MS = 50.0
 
 
@@ -55,10 +57,30 @@ def run(ground: Ground) -> Result:
                 _publish_and_revert(conn, run_id, size, beside)
             slowest = max(slowest, alone.slowest)
             _note(result, size, alone, beside)
+        slowest = max(slowest, _sparse(conn, result, 1 if ground.quick else SPARSE_ROUNDS))
     target = f"at most {TARGET_MS:.0f} ms"
     result.figures.append(Figure("slowest of all, alone", slowest, "ms", "", target, slowest <= TARGET_MS))
     result.keys["publish_ms_max"] = round(slowest, 2)
     return result
+
+
+def _sparse(conn: database.Connection, result: Result, rounds: int) -> float:
+    """Milliseconds of the slowest publish or revert of a sparse run of all the clicks it may have, over another one."""
+    newest = "SELECT click_id FROM decisions ORDER BY click_id DESC LIMIT %s"
+    clicks = [row[0].bytes for row in conn.execute(newest, (sparse.CLICKS_MAX,))]
+    times = Times()
+    for _ in range(rounds):
+        for verdict in ("undecided", "invalid"):
+            stated = [sparse.Correction(click, verdict, "measured") for click in clicks]
+            run_id = sparse.plan(conn, stated, actor=ACTOR, reason="measured").run_id
+            _publish_and_revert(conn, run_id, None, times)
+            publication.publish(conn, run_id, comparison.compare(conn, run_id, ACTOR).digest, ACTOR, "measured")
+    for what, measured in (("publishing", times.publishing), ("reverting", times.reverting)):
+        note = f"median of {len(measured)}; slowest {max(measured):.1f} ms"
+        result.figures.append(
+            Figure(f"{what} {len(clicks):,} sparse corrections", statistics.median(measured), "ms", note)
+        )
+    return times.slowest
 
 
 def _note(result: Result, size: int, alone: Times, beside: Times) -> None:
@@ -83,10 +105,11 @@ def _staged(conn: database.Connection, mistaken: Mistaken, size: int) -> int:
     return run.run_id
 
 
-def _publish_and_revert(conn: database.Connection, run_id: int, size: int, times: Times) -> None:
-    say(f"publish: comparing {size:,} decisions")
+def _publish_and_revert(conn: database.Connection, run_id: int, size: int | None, times: Times) -> None:
+    """Once; `size` is how many flips there must be, None for any number."""
+    say(f"publish: comparing run {run_id}")
     compared = comparison.compare(conn, run_id, ACTOR)  # what was published since makes an older comparison stale
-    if compared.summary["flips"] != size:
+    if size is not None and compared.summary["flips"] != size:
         raise RuntimeError(f"expected {size} flips, got {compared.summary['flips']}")
     began = time.perf_counter()
     publication.publish(conn, run_id, compared.digest, ACTOR, "measured")

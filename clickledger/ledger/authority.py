@@ -37,9 +37,9 @@ SELECT_OVERRIDES = """
     SELECT click_id, run_id, log_position, published FROM authority_overrides
     WHERE log_position >= {lo:d} AND log_position < {hi:d} AND {moment} ORDER BY click_id LIMIT {limit:d}"""
 SELECT_OVERRIDES_OF = """
-    SELECT o.click_id, o.run_id, o.log_position, o.published
-    FROM sparse_clicks c JOIN authority_overrides o ON o.click_id = c.click_id AND upper(o.in_force) IS NULL
-    WHERE c.run_id = %s"""
+    SELECT click_id, run_id, log_position, published FROM authority_overrides
+    WHERE click_id = ANY (ARRAY(SELECT c.click_id FROM sparse_clicks c WHERE c.run_id = %s))
+      AND upper(in_force) IS NULL"""
 SELECT_CLICKS = "SELECT click_id, log_position FROM sparse_clicks WHERE run_id = %s ORDER BY click_id"
 SELECT_PUBLICATIONS = """
     SELECT position, run_id, lower(positions), upper(positions), reverted_position, click_id_min, click_id_max, kind

@@ -141,6 +141,8 @@ def _compute(
     """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
     with database.snapshot(conn):
         conn.execute("SET LOCAL work_mem = '64MB'")
+        # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
+        conn.execute("SET LOCAL enable_nestloop = off")
         head = log.head(conn)
         parts = _of_clicks(conn, run) if run.kind == SPARSE else _of_range(conn, run, click_ids)
         parts |= {
@@ -159,8 +161,6 @@ def _compute(
 
 def _of_range(conn: database.Connection, run: runs.Run, click_ids: ClickIds) -> dict[str, str]:
     """The decisions in force over a run's range, and what billing was told by publications over it."""
-    # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
-    conn.execute("SET LOCAL enable_nestloop = off")
     overriding = authority.overrides(conn, run.lo, run.hi)
     old = authority.rows_between(authority.in_force(conn), run.lo, run.hi, click_ids=click_ids, overriding=overriding)
     layers = {row[0] for row in conn.execute(SELECT_LAYERS, (run.lo, run.hi))}

@@ -24,6 +24,7 @@ _HOLDS_CLICK = """
     kind = 'range' AND positions && int8range(%(lo)s, %(hi)s)
     AND EXISTS (SELECT FROM sparse_clicks c WHERE c.run_id = %(run)s AND c.log_position >= lower(publications.positions)
                                               AND c.log_position < upper(publications.positions))"""
+_ITS_CLICKS = "o.click_id = ANY (ARRAY(SELECT c.click_id FROM sparse_clicks c WHERE c.run_id = %(run)s))"
 _CHANGED = "(position > %(since)s OR reverted_position > %(since)s)"
 _NEWEST_CHANGE = "ORDER BY 2 DESC LIMIT 1"
 SELECT_CHANGE_OF_RANGE = f"""
@@ -36,8 +37,8 @@ SELECT_CHANGE_OF_CLICKS = f"""
         UNION ALL
         SELECT p.run_id, s.at FROM (
             SELECT max(greatest(lower(o.in_force), upper(o.in_force))) AS at
-            FROM sparse_clicks c JOIN authority_overrides o ON o.click_id = c.click_id
-            WHERE c.run_id = %(run)s
+            FROM authority_overrides o
+            WHERE {_ITS_CLICKS}
               AND (upper(o.in_force) > %(since)s OR (upper(o.in_force) IS NULL AND lower(o.in_force) > %(since)s))) s
         JOIN publications p ON p.position = s.at OR p.reverted_position = s.at) changes {_NEWEST_CHANGE}"""
 SELECT_ABOVE_RANGE = f"""
@@ -47,9 +48,8 @@ SELECT_ABOVE_CLICKS = f"""
     SELECT run_id, position FROM publications
     WHERE position > %(since)s AND reverted_position IS NULL AND {_HOLDS_CLICK}
     UNION ALL
-    SELECT o.run_id, o.published FROM sparse_clicks c
-    JOIN authority_overrides o ON o.click_id = c.click_id AND upper(o.in_force) IS NULL
-    WHERE c.run_id = %(run)s AND o.published > %(since)s LIMIT 1"""
+    SELECT o.run_id, o.published FROM authority_overrides o
+    WHERE {_ITS_CLICKS} AND upper(o.in_force) IS NULL AND o.published > %(since)s LIMIT 1"""
 
 
 class Layer(NamedTuple):

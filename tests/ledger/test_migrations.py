@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 from batches import batch, clicks
 from psycopg import sql
 from replays import published
@@ -82,8 +83,8 @@ def test_two_ledgers_have_different_names(empty_database: str, database_url: str
 
 
 def test_processes_that_migrate_at_once_make_one_ledger(empty_database: str) -> None:
-    command = [sys.executable, "-c", MIGRATE, empty_database]
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    migrating = [sys.executable, "-c", MIGRATE, empty_database]
+    running = [subprocess.Popen(migrating, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], said
     with database.connect(empty_database) as conn:
@@ -101,6 +102,23 @@ def test_failed_migration_leaves_the_database_empty(empty_database: str) -> None
         ]
         conn.execute("DROP TABLE billing_periods")
     schema.migrate(empty_database)
+
+
+def test_map_of_version_0_1_0_learns_by_which_publication_each_piece_decides(empty_database: str) -> None:
+    command.upgrade(schema._config(empty_database), "0002")
+    with database.connect(empty_database) as conn:
+        for publication in ("10, 7, 9, '[2,4)', 12", "15, 7, 14, '[2,4)', NULL"):
+            conn.execute(f"INSERT INTO publications VALUES ({publication})".encode())
+        conn.execute("UPDATE authority SET in_force = '[1,10)'")
+        for piece in ("'[2,4)', 7, '[10,12)'", "'[2,4)', 7, '[15,)'", "'[4,)', NULL, '[10,)'"):
+            conn.execute(f"INSERT INTO authority VALUES ({piece})".encode())
+    schema.migrate(empty_database)
+    with database.connect(empty_database) as conn:
+        found = conn.execute(
+            "SELECT lower(in_force), published, click_id_min FROM authority WHERE run_id = 7"
+        ).fetchall()
+        assert sorted(found) == [(10, 10, None), (15, 15, None)]
+        assert conn.execute("SELECT DISTINCT published FROM authority WHERE run_id IS NULL").fetchall() == [(0,)]
 
 
 def test_server_that_does_not_answer_is_unavailable(tmp_path: Any) -> None:

@@ -39,22 +39,28 @@ CREATE TABLE authority_overrides (
 -- One override of a click in force now (no end), and none that end together. The trigger below adds: none that overlap.
 -- An exclusion constraint says it in one, but takes 190 us a row where this takes 6 (benchmarks/LOG.md).
 CREATE UNIQUE INDEX one_override_in_force ON authority_overrides (click_id, upper(in_force)) NULLS NOT DISTINCT;
-CREATE INDEX authority_overrides_positions ON authority_overrides (log_position) WHERE upper(in_force) IS NULL;
+-- Not a partial one of those in force: scanning all of that looks cheap to a plan made while there were few.
+CREATE INDEX authority_overrides_positions ON authority_overrides (log_position);
 
 -- At most one override in force for each click and moment. Writers hold the log lock, so nothing comes in between.
+-- Here and below clicks are looked up by an array: a join planned while the tables were small or had no statistics takes
+-- seconds when they are not.
 CREATE FUNCTION refuse_overlapping_overrides() RETURNS trigger
     LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+    SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
     AS $$
 DECLARE
+    v_ids uuid[] := ARRAY(SELECT click_id FROM new_rows);
     v_found record;
 BEGIN
-    SELECT n.click_id, n.run_id, o.run_id AS other, n.in_force, o.in_force AS others INTO v_found
-    FROM new_rows n JOIN authority_overrides o ON o.click_id = n.click_id
-    WHERE o.in_force && n.in_force AND o.in_force <> n.in_force LIMIT 1;
+    SELECT * INTO v_found FROM (
+        SELECT o.click_id, o.run_id, o.in_force, lag(o.run_id) OVER moments AS other, lag(o.in_force) OVER moments AS others
+        FROM authority_overrides o WHERE o.click_id = ANY (v_ids)
+        WINDOW moments AS (PARTITION BY o.click_id ORDER BY lower(o.in_force))) following
+    WHERE in_force && others LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'click %: expected one override in force at any moment, got run % over % and run % over %',
-            v_found.click_id, v_found.run_id, v_found.in_force, v_found.other, v_found.others
+            v_found.click_id, v_found.other, v_found.others, v_found.run_id, v_found.in_force
             USING ERRCODE = 'exclusion_violation', CONSTRAINT = 'one_override';
     END IF;
     RETURN NULL;
@@ -67,11 +73,13 @@ CREATE TRIGGER one_override_updated AFTER UPDATE ON authority_overrides
 -- Puts a sparse run's clicks on top of the other overrides, as of its publication. The caller holds the log lock.
 CREATE FUNCTION open_overrides(p_run_id bigint, p_published bigint) RETURNS void
     LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
     AS $$
+DECLARE
+    v_ids uuid[] := ARRAY(SELECT c.click_id FROM sparse_clicks c WHERE c.run_id = p_run_id);
 BEGIN
     UPDATE authority_overrides o SET in_force = int8range(lower(o.in_force), p_published)
-    FROM sparse_clicks c WHERE c.run_id = p_run_id AND o.click_id = c.click_id AND upper(o.in_force) IS NULL;
+    WHERE o.click_id = ANY (v_ids) AND upper(o.in_force) IS NULL;
     INSERT INTO authority_overrides (click_id, run_id, log_position, published, in_force)
     SELECT c.click_id, c.run_id, c.log_position, p_published, int8range(p_published, NULL)
     FROM sparse_clicks c WHERE c.run_id = p_run_id;
@@ -81,16 +89,16 @@ END $$;
 -- its clicks, so nothing beneath it has changed meanwhile.
 CREATE FUNCTION close_overrides(p_run_id bigint, p_published bigint, p_reverted bigint) RETURNS void
     LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
     AS $$
+DECLARE
+    v_ids uuid[] := ARRAY(SELECT c.click_id FROM sparse_clicks c WHERE c.run_id = p_run_id);
 BEGIN
     UPDATE authority_overrides o SET in_force = int8range(lower(o.in_force), p_reverted)
-    FROM sparse_clicks c
-    WHERE c.run_id = p_run_id AND o.click_id = c.click_id AND upper(o.in_force) IS NULL AND o.run_id = p_run_id;
+    WHERE o.click_id = ANY (v_ids) AND upper(o.in_force) IS NULL AND o.run_id = p_run_id;
     INSERT INTO authority_overrides (click_id, run_id, log_position, published, in_force)
     SELECT o.click_id, o.run_id, o.log_position, o.published, int8range(p_reverted, NULL)
-    FROM sparse_clicks c JOIN authority_overrides o ON o.click_id = c.click_id AND upper(o.in_force) = p_published
-    WHERE c.run_id = p_run_id;
+    FROM authority_overrides o WHERE o.click_id = ANY (v_ids) AND upper(o.in_force) = p_published;
 END $$;
 
 CREATE OR REPLACE VIEW authoritative_decisions AS
