@@ -9,7 +9,7 @@ import sys
 from benchmarks import ground, report
 from benchmarks.ground import Result, say
 
-NAMES = ("append", "publish", "ingest", "latency", "replay")
+NAMES = ("append", "verify", "publish", "ingest", "latency", "replay")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -120,7 +120,7 @@ def verify(
     """
     head = log.head(conn)
     whole = lo is None and hi is None
-    first, last = lo or 1, hi or head.position
+    first, last = 1 if lo is None else lo, head.position if hi is None else hi
     if not 1 <= first <= last <= head.position:
         raise errors.InvalidInput(f"positions: expected a range within 1 to {head.position}, got {first} to {last}")
     report = Report(head=last, lo=first)
@@ -128,8 +128,8 @@ def verify(
     for name in names if whole else BY_ENTRY:
         report.check(name)
     report.unverified = [name for name in names if name not in report.failures]
-    audit = _Audit(conn, report, workers or InProcess(conn), progress or (lambda done, total: None), gone)
-    audit.measure(whole)
+    tell, total = progress or (lambda done, total: None), units(conn, lo, hi)
+    audit = _Audit(conn, report, workers or InProcess(conn), tell, gone, total)
     if whole:
         audit.give(tasks_of_whole(conn))  # these do not divide: whoever is free reads rows meanwhile
     for start in range(first, last + 1, ENTRIES_PER_WINDOW):
@@ -139,22 +139,23 @@ def verify(
     return report
 
 
+def units(conn: database.Connection, lo: int | None = None, hi: int | None = None) -> int:
+    """How much there is to do, by the units that progress is told in: entries, and rows of any kind."""
+    bounds = {"lo": lo or 1, "hi": (hi or (1 << 62)) + 1}
+    logged, delayed = conn.execute(COUNT_WORK, bounds).fetchone() or (0, 0)
+    return int(logged) + (int(delayed) if lo is None and hi is None else 0)
+
+
 class _Audit:
     """Gives out the tasks of one audit and puts their results together."""
 
     def __init__(
-        self, conn: database.Connection, report: Report, workers: Workers, progress: Progress, gone: Gone
+        self, conn: database.Connection, report: Report, workers: Workers, progress: Progress, gone: Gone, total: int
     ) -> None:
         self._conn, self._report, self._workers, self._gone = conn, report, workers, gone
-        self._progress, self._done, self._total = progress, 0, 0
+        self._progress, self._done, self._total = progress, 0, total
         self._given: Iterator[Task] = iter(())
         self._seqs: list[audit_counting.Runs] = []
-
-    def measure(self, whole: bool) -> None:
-        """How much there is to do: entries and rows."""
-        bounds = {"lo": self._report.lo, "hi": self._report.head + 1}
-        logged, delayed = self._conn.execute(COUNT_WORK, bounds).fetchone() or (0, 0)
-        self._total = int(logged) + (int(delayed) if whole else 0)
 
     def _advance(self, units: int) -> None:
         self._done = min(self._total, self._done + units)

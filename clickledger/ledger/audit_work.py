@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 from clickledger import errors
 from clickledger.ledger import database
+from clickledger.ledger.rights import Role
 
+UNITS_PER_JOB = 100_000  # a process takes 0.4 s to start
 QUEUED_PER_JOB = 3  # enough that none waits for work, few enough that results do not pile up
 
 
@@ -61,23 +64,38 @@ class _Processes:
 
 
 @contextmanager
-def processes(url: str, jobs: int) -> Iterator[Workers]:
-    """`jobs` processes with a connection to `url` each. Raises InvalidInput for less than one."""
+def processes(url: str, jobs: int, role: Role | None = None) -> Iterator[Workers]:
+    """`jobs` processes with a connection to `url` under `role` each. Raises InvalidInput for less than one."""
     if jobs < 1:
         raise errors.InvalidInput(f"jobs: expected at least 1, got {jobs}")
     context = multiprocessing.get_context("spawn")  # a fork would share this process's connections
-    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_connect, initargs=(url,))
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_connect, initargs=(url, role))
     try:
         yield _Processes(executor, jobs)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def chosen(conn: database.Connection, url: str, jobs: int, role: Role | None = None) -> Iterator[Workers]:
+    """This process for one job, several processes for more."""
+    if jobs == 1:
+        yield InProcess(conn)
+        return
+    with processes(url, jobs, role) as workers:
+        yield workers
+
+
+def jobs_for(units: int) -> int:
+    """How many processes so much work is worth: one for each core, if each has a second's work or so."""
+    return max(1, min(os.cpu_count() or 1, units // UNITS_PER_JOB))
+
+
 _own: list[database.Connection] = []
 
 
-def _connect(url: str) -> None:
-    _own.append(database.connect(url, application_name="clickledger audit"))
+def _connect(url: str, role: Role | None) -> None:
+    _own.append(database.connect(url, application_name="clickledger audit", role=role))
 
 
 def _work(task: Task) -> Any:
