@@ -10,7 +10,8 @@ from __future__ import annotations
 from clickledger.ledger import authority, database
 
 SELECT_STAGED = """
-    SELECT run_id, lower(positions), upper(positions) FROM replay_runs WHERE status = 'staged' ORDER BY run_id"""
+    SELECT run_id, lower(positions), upper(positions) FROM replay_runs
+    WHERE status = 'staged' AND kind = 'range' ORDER BY run_id"""
 # What identifies a click's rows in both tables, added up whatever their order.
 _SAME = "d.click_id, d.log_position, d.line, d.advertiser_id, d.campaign_id, d.cost_micros, d.currency, d.slice"
 SELECT_SUM = f"""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from clickledger.ledger import canonical, copied_rows, database
+from clickledger.ledger import canonical, copied_rows, database, sparse
 
 ROWS_PER_TASK = 65_536
 FAILURES_MAX = 20
@@ -43,6 +43,8 @@ SELECT_UNOWNED_CHUNK = """
 SELECT_ROWS = f"""
     SELECT {", ".join(canonical.DELAYED_COLUMNS)} FROM delayed_decisions
     WHERE run_id = {{run_id}} AND log_position >= {{lo}} AND log_position < {{hi}}"""
+SELECT_STATED = f"""
+    SELECT {", ".join(sparse.CORRECTION_COLUMNS)} FROM delayed_decisions WHERE run_id = {{run_id}} ORDER BY click_id"""
 
 # A copied row begins with (run_id, log_position, line), each behind its length.
 _POSITION, _ORDER = slice(18, 26), slice(14, 34)
@@ -123,6 +125,7 @@ def verify(conn: database.Connection) -> list[str]:
             failures.append(f"run {run_id}: expected a digest of each chunk that is done, and of no other")
         if digest is not None and canonical.run_digest([c[1:] for c in done]) != bytes(digest):
             failures.append(f"run {run_id}: its chunks do not give the digest recorded when it was staged")
+        failures += [f"run {run_id}: {problem}" for problem in _corrections(conn, run_id, payload)]
         if status == "staged" and len(done) != len(chunks):
             failures.append(f"run {run_id}: it is staged, but {len(chunks) - len(done)} of its chunks are not done")
         expected, found = sum(chunk.row_count for chunk in done), counts.pop(run_id, 0)
@@ -137,7 +140,8 @@ def _tiling(
     conn: database.Connection, chunks: list[tuple[Any, ...]], lo: int, hi: int, payload: str | None
 ) -> Iterator[str]:
     """What is wrong with the cut of a run's range [lo, hi) into chunks."""
-    planned = json.loads(payload).get("chunks") if payload else None
+    said = json.loads(payload) if payload else {}
+    planned, sparse_run = said.get("chunks"), "corrections_digest" in said
     if planned is not None and planned != len(chunks):
         yield f"expected {planned} chunks, got {len(chunks)}"
     expected = lo
@@ -147,11 +151,21 @@ def _tiling(
         if first != expected:
             yield f"chunk {chunk_no}: expected it from position {expected} on, got {first}"
         logged = conn.execute(SELECT_ROW_COUNT, (first, end)).fetchone()
-        if logged is None or logged[0] != row_count:
+        if not sparse_run and (logged is None or logged[0] != row_count):
             yield f"chunk {chunk_no}: the log says {logged[0] if logged else 0} clicks, got {row_count}"
         expected = end
     if chunks and expected != hi:
         yield f"expected chunks up to position {hi}, got {expected}"
+
+
+def _corrections(conn: database.Connection, run_id: int, payload: str | None) -> Iterator[str]:
+    """Decisions of a sparse run against what its plan was asked for."""
+    expected = json.loads(payload).get("corrections_digest") if payload else None
+    if expected is not None:
+        rows = copied_rows.stream(conn, SELECT_STATED.format(run_id=run_id))
+        leaves = canonical.leaves(sparse.CORRECTION_DOMAIN, (row[copied_rows.FIELD_COUNT_BYTES :] for row in rows))
+        if canonical.content_digest(leaves).hex() != expected:
+            yield "its decisions are not the corrections that were planned"
 
 
 def _stray(conn: database.Connection, run_id: int) -> str:

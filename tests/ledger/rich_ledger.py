@@ -66,7 +66,10 @@ def build(conn: database.Connection) -> None:
     replays.publish(conn, reverted)
     _revert(conn, reverted)
     _half_done(conn, lo, hi, first, calibration, incident.incident_id)
-    comparison._compute(conn, runs.get(conn, reverted), uuid.uuid4())  # interrupted before its entry
+    interrupted = runs.get(conn, reverted)
+    comparison._compute(
+        conn, interrupted, runs.click_ids(conn, interrupted), uuid.uuid4()
+    )  # interrupted before its entry
 
 
 def _varied(number: int, day: str, epoch: int, late: bool = False) -> Row:
