@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from clickledger.console import output
-from clickledger.ledger import audit
+from clickledger.ledger import audit, audit_rows
 
 if TYPE_CHECKING:
     from clickledger.scoring.rescore import Rescored
@@ -21,6 +21,8 @@ def show(report: audit.Report, failures: Mapping[str, list[str]], rescored: Resc
         output.say(f"{'FAILED' if lines else 'ok    '} {name}")
         for line in lines:
             output.say(f"         {line}")
+        if len(lines) >= audit_rows.FAILURES_MAX:
+            output.say(f"         these are the first {len(lines)}: there may be more")
     for name in unverified(report, rescoring):
         output.say(f"not verified: {name}, which needs the whole ledger")
     for note in report.notes:

@@ -26,7 +26,8 @@ from clickledger.ledger import audit_counting, canonical, copied_rows, database
 ROWS_PER_TASK = 65_536
 SAMPLED_SHARE = 0.01
 SAMPLE_FROM_BYTES = 16 << 20  # below that much a day is one task, whatever is in it
-FAILURES_MAX = 20  # of one task
+FAILURES_MAX = 20  # of one check
+FAILURES_MAX_OF_TASK = 200  # several of one entry make one line
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]  # positions, and how many of their lines were found
 
@@ -138,6 +139,7 @@ def verify_decided(conn: database.Connection, part: Part, gone: audit_counting.G
         for row in widowed
     ]
     _place(conn, result, decisions, leaves, gone)
+    result.failures = sorted(result.failures)[:FAILURES_MAX_OF_TASK]
     return result
 
 
