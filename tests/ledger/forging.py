@@ -28,7 +28,8 @@ ANOTHER = {
     "bigint": "coalesce({c}, 0) + 1",
     "integer": "coalesce({c}, 0) + 1",
     "text": "coalesce({c}, '') || 'x'",
-    "uuid": "(left({c}::text, 35) || translate(right({c}::text, 1), '0123456789abcdef', '123456789abcdef0'))::uuid",
+    "uuid": "coalesce((left({c}::text, 35) || translate(right({c}::text, 1), '0123456789abcdef', "
+    "'123456789abcdef0'))::uuid, gen_random_uuid())",
     "bytea": "CASE WHEN coalesce({c}, '') = '' THEN '\\x01' ELSE set_bit({c}, 0, 1 - get_bit({c}, 0)) END",
     "boolean": "NOT coalesce({c}, false)",
     "real": "CASE WHEN {c} = 'NaN' OR {c} IS NULL THEN 0 ELSE {c} * 1.0000002 + 1e-40 END",

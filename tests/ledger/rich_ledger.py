@@ -21,6 +21,7 @@ from clickledger.ledger import (
     outcomes,
     publication,
     runs,
+    sparse,
 )
 from clickledger.recovery import incidents
 
@@ -65,6 +66,9 @@ def build(conn: database.Connection) -> None:
     _revert(conn, reverted)
     replays.publish(conn, reverted)
     _revert(conn, reverted)
+    for number, rows in enumerate((january[:2], february[2:4])):
+        stated = [sparse.Correction(row.click_id, "undecided", f"dispute {number}") for row in rows]
+        replays.publish(conn, sparse.plan(conn, stated, actor=ACTOR, reason="disputed").run_id)
     _half_done(conn, lo, hi, first, calibration, incident.incident_id)
     interrupted = runs.get(conn, reverted)
     comparison._compute(

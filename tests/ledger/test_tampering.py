@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from clickledger.ledger import audit, database
 
 NO_HISTORY = {
+    "entry_rights": "who may record what, applied again by every migration",
     "alembic_version": "the schema's own bookkeeping",
     "shadow_scores": "evidence for the detector, outside of log and lock",
     "known_customers": "a fold of outcomes that only detection reads, made again from them",
@@ -29,12 +30,13 @@ NO_HISTORY = {
 # Who works on a chunk and how often it was tried says nothing of what came out.
 WORK = {"replay_chunks": ("lease_until", "token", "worker", "attempts", "last_error")}
 HISTORY = (
-    "adjustments", "artefacts", "authority", "billing_periods", "calibrations", "clicks", "comparison_totals",
+    "adjustments", "artefacts", "authority", "authority_overrides", "billing_periods",
+    "calibrations", "clicks", "comparison_totals",
     "comparisons", "conflicts", "counter_epochs", "decisions", "delayed_decisions", "deployments", "incidents",
-    "leaves", "log", "models", "outcomes", "publications", "replay_chunks", "replay_runs",
+    "leaves", "log", "models", "outcomes", "publications", "replay_chunks", "replay_runs", "sparse_clicks",
 )  # fmt: skip
-# What has one value in the whole ledger: `reason` in these tests only.
-CONSTANT = {"decisions": ["carried"], "delayed_decisions": ["reason"], "replay_runs": ["mode"]}
+# What has one value in the whole ledger.
+CONSTANT = {"decisions": ["carried"]}
 # What a failure line must name, of the row before or after: by table, (words, column).
 NAMED = {
     "log": ("entry", "position"),
