@@ -60,7 +60,7 @@ FORGERIES = {
         "UPDATE decisions SET log_position = log_position + 1 WHERE line = 9 AND log_position = "
         "(SELECT min(log_position) FROM decisions)",
         "digests",
-        "has no click",
+        "has no decision",
     ),
     "outcome added": (
         "INSERT INTO outcomes SELECT click_id, 'forged', 1, 1, log_position, 99 FROM outcomes LIMIT 1",
@@ -96,7 +96,7 @@ FORGERIES = {
     "credit of one click given to another": (
         "UPDATE adjustments SET click_id = (SELECT click_id FROM decisions WHERE line = 7 LIMIT 1) WHERE line = 3",
         "comparisons",
-        "line 3",
+        "its adjustment lines",
     ),
     "adjustments and totals": (
         "UPDATE adjustments SET write_off_micros = amount_micros, amount_micros = 0; "
