@@ -7,16 +7,21 @@ import math
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clickledger import errors
-from clickledger.console import output, proofs, services
+from clickledger.console import audit_words, output, proofs, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
-from clickledger.ledger import audit, billing, database, provenance
+from clickledger.ledger import audit, audit_work, billing, database, provenance
 from clickledger.ledger.rights import Role
 from clickledger.scoring import click_identity
+
+if TYPE_CHECKING:
+    from clickledger.scoring.rescore import Rescored
+
+RESCORED = "re-scored decisions"
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +88,9 @@ def _milliseconds(at: str) -> int:
 
 
 def verify(
+    first: Annotated[int | None, typer.Option("--from", min=1, help="The first entry; default: of the log.")] = None,
+    last: Annotated[int | None, typer.Option("--to", min=1, help="The last entry; default: of the log.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: as many as cores.")] = None,
     rescore_rows_max: Annotated[int, typer.Option(min=0, help="Decisions to re-score at most.")] = 50_000,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint held outside: must be consistent with the log.")
@@ -90,34 +98,37 @@ def verify(
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify chain, digests, rows, authority, money and caches, and re-score a sample. Exit code 1 when any fails."""
-    from clickledger.scoring import rescore  # noqa: PLC0415 - loads torch, which other commands need not pay
+    """Verify chain, digests, rows, authority, money and caches, and re-score a sample. Exit code 1 when any fails.
 
+    With --from or --to only the entries and rows of that range, which leaves out what holds of the ledger as a whole.
+    """
     settings = services.attach(load(folder))
     url = str(settings.database_url)
-    with database.connect(url, application_name="clickledger audit", role=Role.AUDITOR_READER) as conn:
-        with output.progress("verifying entries") as bar:
-            report = audit.verify(conn, advance(bar))
-        with output.progress("re-scoring decisions"):
-            rescored = rescore.sample(conn, rescore_rows_max)
+    role = Role.AUDITOR_READER
+    with database.connect(url, application_name="clickledger audit", role=role) as conn:
+        wanted = jobs or audit_work.jobs_for(audit.units(conn, first, last))
+        with output.progress("verifying") as bar, audit_work.chosen(conn, url, wanted, role) as workers:
+            report = audit.verify(conn, advance(bar), lo=first, hi=last, workers=workers)
+        rescored = None if report.unverified else _rescored(conn, rescore_rows_max)
         held = {} if checkpoint is None else {"held checkpoint": proofs.check_held(conn, checkpoint)}
-    failures = report.failures | held | {"re-scored decisions": rescored.failures}
-    for name, lines in failures.items():
-        output.say(f"{'ok    ' if not lines else 'FAILED'} {name}")
-        for line in lines:
-            output.say(f"         {line}")
-    output.say(
-        f"{report.entries} entries, {report.rows} rows; {rescored.exact} of {rescored.rescored} re-scored exactly"
-    )
-    ok = report.ok and rescored.ok and not any(held.values())
-    output.hint("clickledger why CLICK_ID" if ok else "stop writers and restore; keep this report")
+    failures = report.failures | held | ({RESCORED: rescored.failures} if rescored else {})
+    audit_words.show(report, failures, rescored, RESCORED)
+    ok = report.ok and (rescored is None or rescored.ok) and not any(held.values())
     if as_json:
         checks = {name: not lines for name, lines in failures.items()}
-        counts = {"entries": report.entries, "rows": report.rows, "head": report.head}
-        again = {"rescored": rescored.rescored, "rescored_exact": rescored.exact}
-        output.result({"ok": ok, "checks": checks, "failures": failures, **counts, **again})
+        counts = {"entries": report.entries, "rows": report.rows, "head": report.head, "from": report.lo}
+        again = {"rescored": rescored.rescored, "rescored_exact": rescored.exact} if rescored else {}
+        left = {"unverified": audit_words.unverified(report, RESCORED), "notes": report.notes, "jobs": wanted}
+        output.result({"ok": ok, "checks": checks, "failures": failures, **counts, **again, **left})
     if not ok:
         raise typer.Exit(1)
+
+
+def _rescored(conn: database.Connection, rows_max: int) -> Rescored:
+    from clickledger.scoring import rescore  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    with output.progress("re-scoring decisions"):
+        return rescore.sample(conn, rows_max)
 
 
 def totals(

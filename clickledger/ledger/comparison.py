@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clickledger import errors
-from clickledger.ledger import authority, canonical, database, departed, log, runs
+from clickledger.ledger import adjustment_lines, authority, canonical, database, departed, log, runs
 from clickledger.ledger.authority_map import SPARSE, ClickIds
 
 # A back-charge posts only while its period is open; else it is written off. A credit always posts, unless what it takes
@@ -115,7 +115,7 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     adjustment_set = uuid.uuid4()
     with database.translated():
         bounds = runs.click_ids(conn, run)
-        compared_at, totals = _compute(conn, run, bounds, adjustment_set)
+        compared_at, totals, lines_digest = _compute(conn, run, bounds, adjustment_set)
     summary = {name: sum(row[name] for row in totals) for name in SUMMED}
     summary |= {
         "run_id": run_id,
@@ -126,6 +126,8 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
         "content_digest": run.content_digest.hex(),
         "click_ids": [str(click_id) for click_id in bounds],
         "totals_digest": totals_digest(totals),
+        "adjustment_set": str(adjustment_set),
+        "lines_digest": lines_digest,
     }
     text = canonical.canonical_json(summary)
     digest = digest_of(text)
@@ -137,8 +139,11 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
 
 def _compute(
     conn: database.Connection, run: runs.Run, click_ids: ClickIds, adjustment_set: uuid.UUID
-) -> tuple[int, list[dict[str, Any]]]:
-    """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows."""
+) -> tuple[int, list[dict[str, Any]], str]:
+    """Adjustment lines and totals in one snapshot, outside of the log lock: their time grows with the rows.
+
+    The position they are of, the totals, and the digest of the lines.
+    """
     with database.snapshot(conn):
         conn.execute("SET LOCAL work_mem = '64MB'")
         # A run just written has no statistics: taken for one row, it would be joined by nested loops, in n * n steps.
@@ -156,7 +161,7 @@ def _compute(
         totals = totals_of(conn, adjustment_set)
         if (compared := sum(row["clicks"] for row in totals)) != run.row_count:  # rolls the lines back as well
             raise errors.InvariantBroken(f"run {run.run_id}: expected {run.row_count} clicks compared, got {compared}")
-        return head.position, totals
+        return head.position, totals, adjustment_lines.digest(conn, adjustment_set)
 
 
 def _of_range(conn: database.Connection, run: runs.Run, click_ids: ClickIds) -> dict[str, str]:
@@ -193,9 +198,12 @@ def totals_of(conn: database.Connection, adjustment_set: uuid.UUID) -> list[dict
 
 def open_period(conn: database.Connection) -> str:
     """The period that adjustments to closed periods post to: this month, or the first open one after it."""
-    closed = {row[0] for row in conn.execute("SELECT period FROM billing_periods")}
-    now = datetime.now(UTC)
-    year, month = now.year, now.month
+    return first_open(datetime.now(UTC), {row[0] for row in conn.execute("SELECT period FROM billing_periods")})
+
+
+def first_open(moment: datetime, closed: set[str]) -> str:
+    """The month of a moment (UTC), YYYY-MM, or the first one after it that is not closed."""
+    year, month = moment.year, moment.month
     while f"{year:04d}-{month:02d}" in closed:
         year, month = (year, month + 1) if month < 12 else (year + 1, 1)
     return f"{year:04d}-{month:02d}"

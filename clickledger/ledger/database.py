@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg import IsolationLevel
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
 from clickledger import errors
@@ -99,7 +100,17 @@ def _not_connected(error: psycopg.OperationalError, role: Role | None) -> errors
 
 @contextmanager
 def snapshot(conn: Connection) -> Iterator[None]:
-    """A REPEATABLE READ transaction: everything read in it belongs to one moment."""
+    """A REPEATABLE READ transaction: everything read in it belongs to one moment.
+
+    Within a transaction that has this level already, a part of it. Raises InvariantBroken within any other.
+    """
+    if conn.info.transaction_status != TransactionStatus.IDLE:
+        row = conn.execute("SHOW transaction_isolation").fetchone()
+        if row is None or row[0] != "repeatable read":
+            raise errors.InvariantBroken(f"expected a transaction under repeatable read, got {row and row[0]}")
+        with conn.transaction():
+            yield
+        return
     conn.isolation_level = IsolationLevel.REPEATABLE_READ
     try:
         with conn.transaction():

@@ -156,6 +156,11 @@ def missing_delayed(conn: database.Connection, run_id: int, lo: int, hi: int) ->
     return sorted(found)
 
 
+def has_rows_of(conn: database.Connection, run_id: int) -> bool:
+    """Whether delayed decisions of a run left with a detached day."""
+    return conn.execute(SELECT_ROWS_OF_RUN, (run_id,)).fetchone() is not None
+
+
 def detached_counts(conn: database.Connection) -> dict[str, int]:
     """How many rows of `clicks`, `decisions` and `delayed_decisions` are gone."""
     return dict.fromkeys(partitions.PARENTS, 0) | dict(conn.execute(SELECT_COUNTS).fetchall())

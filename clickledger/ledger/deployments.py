@@ -54,7 +54,15 @@ def register_model(
 ) -> int:
     """Store an artefact under its SHA-256 and give it the next version; the same artefact again keeps its version."""
     digest = hashlib.sha256(artefact).digest()
-    conn.execute("INSERT INTO artefacts VALUES (%s, %s) ON CONFLICT DO NOTHING", (digest, artefact))
+    # One transaction, so that an artefact is never without its entry; sent before the lock is taken, as it is large.
+    with database.translated(), conn.transaction():
+        conn.execute("INSERT INTO artefacts VALUES (%s, %s) ON CONFLICT DO NOTHING", (digest, artefact))
+        return _register(conn, digest, kind, metadata, actor, reason)
+
+
+def _register(
+    conn: database.Connection, digest: bytes, kind: str, metadata: dict[str, Any], actor: str, reason: str
+) -> int:
     with log.writing(conn) as writer:
         if known := writer.execute("SELECT model_version FROM models WHERE digest = %s", (digest,)):
             return int(known[0][0])

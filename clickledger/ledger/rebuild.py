@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from clickledger.ledger import database, log
@@ -48,11 +49,12 @@ def differences(conn: database.Connection) -> list[str]:
         entries = log.read(conn, kinds=KINDS, limit=log.NO_LIMIT)
         folds = fold((e.position, e.kind, e.payload_text) for e in entries)
         expected = folds.tables(_clicks_of(conn, folds.sparse_runs()))
-        cached = {table: {tuple(row) for row in conn.execute(query)} for table, query in QUERIES.items()}
+        cached = {table: Counter(tuple(row) for row in conn.execute(query)) for table, query in QUERIES.items()}
     found = []
     for table, rows in expected.items():
-        found += [f"{table}: the log gives {row}, the cache lacks it" for row in _sorted(rows - cached[table])]
-        found += [f"{table}: the cache holds {row}, the log does not give it" for row in _sorted(cached[table] - rows)]
+        once, held = Counter(rows), cached[table]
+        found += [f"{table}: the log gives {row}, the cache lacks it" for row in _sorted(once - held)]
+        found += [f"{table}: the cache holds {row}, the log does not give it" for row in _sorted(held - once)]
     return found
 
 
@@ -64,5 +66,5 @@ def _clicks_of(conn: database.Connection, run_ids: list[int]) -> dict[int, list[
     return found
 
 
-def _sorted(rows: set[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _sorted(rows: Counter[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return sorted(rows, key=repr)

@@ -105,6 +105,21 @@ def test_ledger_of_the_demo_verifies(ledger: Path, facts: dict[str, Any]) -> Non
     assert report["rows"] >= facts["clicks"] + facts["replay"]["clicks"]
 
 
+def test_range_verifies_and_says_what_it_left_out(ledger: Path, facts: dict[str, Any]) -> None:
+    report = command(ledger, "audit", "verify", "--from", 3, "--to", 40, "--jobs", 2)
+    assert (report["from"], report["head"], report["entries"], report["jobs"]) == (3, 40, 38, 2)
+    assert report["checks"] == {"chain": True, "digests": True}
+    assert {"money", "folds", "re-scored decisions"} <= set(report["unverified"])
+
+
+def test_range_beyond_the_log_is_a_wrong_input(ledger: Path, facts: dict[str, Any]) -> None:
+    environment = {**os.environ, "CLICKLEDGER_HOME": str(ledger)}
+    words = [sys.executable, "-P", "-m", "clickledger.console.cli", "audit", "verify", "--to", "1000000"]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert ended.returncode == 2
+    assert "error: positions: expected a range within 1 to" in ended.stderr
+
+
 def test_totals_as_of_an_earlier_position_are_those_of_then(ledger: Path, facts: dict[str, Any]) -> None:
     now = command(ledger, "totals")
     assert now["totals"]["USD"]["billed_micros"] == facts["money_micros"]["billed_after"]

@@ -1,0 +1,108 @@
+"""`audit verify` against copying the same rows out, taking turns on one ledger.
+
+Copying out is `COPY (SELECT * FROM clicks ...) TO STDOUT`, binary, then the same of decisions, on one connection, over
+the positions that are verified; the client asks libpq for each row and throws it away, which is less than any program
+would do with them. Verifying is all of `audit.verify`: chain, leaves, each row hashed, authority, money, folds,
+counting order, processes started included. Once with one process, once with the default number.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import dataclass
+
+from benchmarks.ground import Figure, Ground, Result, say
+from benchmarks.models import ACTOR
+from benchmarks.traffic import Traffic
+from clickledger.ledger import append, audit, audit_work, database, log
+
+TARGET = 0.30
+BATCH = 256
+COPY_ROWS = """
+    COPY (SELECT * FROM {table} WHERE log_position >= 1 AND log_position <= {head}) TO STDOUT (FORMAT binary)"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    clicks: int
+    rounds: int
+
+
+FULL, QUICK = Plan(1_000_000, 5), Plan(2_000, 1)
+
+
+def run(ground: Ground) -> Result:
+    """Clicks verified a second, and the ratio to copying them out."""
+    plan = QUICK if ground.quick else FULL
+    url = ground.fresh_database()
+    with database.connect(url) as conn:
+        clicks = _load(conn, plan.clicks)
+        default = 2 if ground.quick else audit_work.jobs_for(audit.units(conn))
+        sides: dict[str, list[float]] = {"copy": [], "one": [], "default": []}
+        for number in range(plan.rounds):
+            say(f"verify: round {number + 1} of {plan.rounds}")
+            turns = [("copy", 0), ("one", 1), ("default", default)]
+            for side, jobs in turns if number % 2 else turns[::-1]:
+                sides[side].append(_copy_out(conn) if side == "copy" else _verify(conn, url, jobs))
+    return _result(sides, clicks, default)
+
+
+def _load(conn: database.Connection, clicks: int) -> int:
+    """A ledger of so many clicks, vacuumed, as autovacuum leaves it within minutes."""
+    say(f"verify: appending {clicks:,} clicks")
+    traffic = Traffic()
+    for batch in traffic.batches(-(-clicks // BATCH), BATCH):
+        append.append(conn, batch, actor=ACTOR)
+    conn.execute("VACUUM (ANALYZE)")
+    return BATCH * -(-clicks // BATCH)
+
+
+def _copy_out(conn: database.Connection) -> float:
+    head = log.head(conn).position
+    started = time.perf_counter()
+    for table in ("clicks", "decisions"):
+        conn.pgconn.exec_(COPY_ROWS.format(table=table, head=head).encode())
+        while conn.pgconn.get_copy_data(0)[0] > 0:
+            pass
+        while conn.pgconn.get_result() is not None:
+            pass
+    return time.perf_counter() - started
+
+
+def _verify(conn: database.Connection, url: str, jobs: int) -> float:
+    started = time.perf_counter()
+    with audit_work.chosen(conn, url, jobs) as workers:
+        report = audit.verify(conn, workers=workers)
+    taken = time.perf_counter() - started
+    if not report.ok:
+        raise RuntimeError(f"expected a ledger that verifies, got {report.failures}")
+    return taken
+
+
+def _result(sides: dict[str, list[float]], clicks: int, default: int) -> Result:
+    result = Result()
+    rates = {side: statistics.median(clicks / seconds for seconds in taken) for side, taken in sides.items()}
+    ratios = {
+        side: [copied / taken for copied, taken in zip(sides["copy"], sides[side], strict=True)]
+        for side in ("one", "default")
+    }
+    target = f"at least {TARGET:.2f}"
+    ratio = statistics.median(ratios["default"])
+    note = f"rounds from {min(ratios['default']):.2f}; {os.cpu_count()} cores, which the server shares"
+    result.figures += [
+        Figure("copying the same rows out", rates["copy"], "clicks/s", "clicks and decisions, one stream, thrown away"),
+        Figure("audit verify, 1 process", rates["one"], "clicks/s", f"{clicks:,} clicks"),
+        Figure(f"audit verify, {default} processes", rates["default"], "clicks/s", f"{clicks:,} clicks"),
+        Figure("audit verify / copying out", ratio, "", note, target, ratio >= TARGET),
+        Figure("audit verify with 1 process / copying out", statistics.median(ratios["one"]), ""),
+    ]
+    result.keys |= {
+        "verify_vs_copy_out": round(ratio, 4),
+        "verify_one_process_vs_copy_out": round(statistics.median(ratios["one"]), 4),
+        "verify_clicks_per_s": round(rates["default"]),
+    }
+    return result

@@ -1,0 +1,166 @@
+"""Any single row changed, removed, added or swapped by the owner is found by the audit, which names where.
+
+The tables and columns come from the catalogue: a new one is tried too, and fails here until the audit covers it or it
+is named below as no history.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import forging
+import psycopg
+import pytest
+import rich_ledger
+from clones import Clones
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clickledger.ledger import audit, database
+
+NO_HISTORY = {
+    "entry_rights": "who may record what, applied again by every migration",
+    "alembic_version": "the schema's own bookkeeping",
+    "shadow_scores": "evidence for the detector, outside of log and lock",
+    "known_customers": "a fold of outcomes that only detection reads, made again from them",
+    "known_customers_upto": "how far that fold has come",
+}
+# Who works on a chunk and how often it was tried says nothing of what came out.
+WORK = {"replay_chunks": ("lease_until", "token", "worker", "attempts", "last_error")}
+HISTORY = (
+    "adjustments", "artefacts", "authority", "authority_overrides", "billing_periods",
+    "calibrations", "clicks", "comparison_totals",
+    "comparisons", "conflicts", "counter_epochs", "decisions", "delayed_decisions", "deployments", "incidents",
+    "leaves", "log", "models", "outcomes", "publications", "replay_chunks", "replay_runs", "sparse_clicks",
+)  # fmt: skip
+# What has one value in the whole ledger.
+CONSTANT = {"decisions": ["carried"]}
+# What a failure line must name, of the row before or after: by table, (words, column).
+NAMED = {
+    "log": ("entry", "position"),
+    "leaves": ("entry", "position"),
+    "clicks": ("entry", "log_position"),
+    "decisions": ("entry", "log_position"),
+    "outcomes": ("entry", "log_position"),
+    "delayed_decisions": ("run", "run_id"),
+    "replay_chunks": ("run", "run_id"),
+    "comparisons": ("comparison", "comparison_id"),
+}
+
+
+@pytest.fixture(scope="module")
+def ledger(servers: Any, template_database: str) -> Iterator[database.Connection]:
+    """A rich ledger without keys and checks, which every forgery leaves as it was."""
+    with Clones(servers.database_url, template_database) as clones, database.connect(clones.another()) as conn:
+        rich_ledger.build(conn)
+        forging.unbind(conn)
+        yield conn
+
+
+def found(conn: database.Connection, table: str, forge: Callable[[], Any]) -> list[str] | None:
+    """What the audit says of a forgery, which is undone; None where there was nothing to forge."""
+    with forging.undone(conn):
+        if forge() is False:
+            return None
+        report = audit.verify(conn)
+        failures = [f"{name}: {line}" for name, lines in report.failures.items() for line in lines]
+    return failures or sorted(set(report.notes) - set(audit.verify(conn).notes))
+
+
+def history(conn: database.Connection, table: str) -> list[forging.Where]:
+    """The rows of a table, without those of a comparison that was interrupted, which no reader ever sees."""
+    rows = forging.rows(conn, table)
+    if table not in {"adjustments", "comparison_totals"}:
+        return rows
+    compared = {str(row[0]) for row in conn.execute("SELECT adjustment_set FROM comparisons")}
+    return [row for row in rows if forging.values(conn, table, row)["adjustment_set"] in compared]
+
+
+def names(table: str, rows: list[dict[str, str | None]], lines: list[str]) -> bool:
+    """Whether a line names the entry, run or comparison of one of the rows, or the table where it has none."""
+    if table not in NAMED:
+        return any(table.rstrip("s").replace("_total", "").split("_")[0][:8] in line for line in lines)
+    word, column = NAMED[table]
+    known = [text for row in rows for text in (f"{word} {row[column]}", f"{word}s: the log gives ({row[column]},")]
+    return any(text in line.replace("cache holds", "log gives") for text in known for line in lines)
+
+
+def test_untouched_ledger_verifies(ledger: database.Connection) -> None:
+    report = audit.verify(ledger)
+    assert report.ok, report.failures
+    assert len(report.notes) == 2, report.notes  # lines and totals of the interrupted comparison
+    assert all("in no comparison" in note for note in report.notes)
+
+
+def test_every_table_is_history_or_says_why_not(ledger: database.Connection) -> None:
+    assert sorted([*HISTORY, *NO_HISTORY]) == forging.tables(ledger)
+
+
+@pytest.mark.parametrize("table", HISTORY)
+def test_no_column_is_the_same_in_all_rows(ledger: database.Connection, table: str) -> None:
+    rows = [forging.values(ledger, table, row) for row in forging.rows(ledger, table)]
+    assert len(rows) > 1
+    constant = [name for name in rows[0] if len({row[name] for row in rows}) == 1]
+    assert [name for name in constant if name not in WORK.get(table, ())] == CONSTANT.get(table, [])
+
+
+@pytest.mark.parametrize("table", HISTORY)
+def test_forged_row_is_found_and_named(ledger: database.Connection, table: str) -> None:
+    rows = history(ledger, table)
+    pick = random.Random(table)
+    missed = []
+    for what, column in _forgeries(ledger, table):
+        one, other = pick.sample(rows, 2)
+        if problem := _try(ledger, table, what, column, one, other):
+            missed.append(problem)
+    assert not missed, "\n".join(missed)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_forgery_of_any_row_is_found(ledger: database.Connection, data: st.DataObject) -> None:
+    table = data.draw(st.sampled_from(HISTORY))
+    rows = history(ledger, table)
+    one = data.draw(st.integers(0, len(rows) - 1))
+    other = data.draw(st.integers(0, len(rows) - 1).filter(lambda n: n != one))
+    what, column = data.draw(st.sampled_from(list(_forgeries(ledger, table))))
+    assert _try(ledger, table, what, column, rows[one], rows[other]) is None
+
+
+def _forgeries(conn: database.Connection, table: str) -> Iterator[tuple[str, str]]:
+    yield from (("remove", ""), ("add", ""))
+    for column in forging.columns(conn, table):
+        if column not in WORK.get(table, ()):
+            yield from ((what, column) for what in ("change", "erase", "swap", "add"))
+
+
+def _try(
+    conn: database.Connection, table: str, what: str, column: str, one: forging.Where, other: forging.Where
+) -> str | None:
+    """Forge; what the audit missed, in words, or None."""
+    rows = [forging.values(conn, table, row) for row in (one, other)]
+    if (what == "erase" and rows[0][column] is None) or _is_work(table, what, column, rows):
+        return None
+    forge = {
+        "remove": lambda: forging.remove(conn, table, one),
+        "add": lambda: forging.add(conn, table, one, column or None),
+        "change": lambda: forging.change(conn, table, column, one),
+        "erase": lambda: forging.erase(conn, table, column, one),
+        "swap": lambda: forging.swap(conn, table, column, one, other),
+    }[what]
+    try:
+        lines = found(conn, table, forge)
+    except (psycopg.errors.NotNullViolation, psycopg.errors.CheckViolation):
+        return None  # of a column that is never NULL, or that partitions: what changes that changes the table
+    if table in NAMED and column == NAMED[table][1] and what in {"change", "add"}:
+        rows.append({column: str(int(rows[0][column] or 0) + 1)})
+    if lines is None or (lines and names(table, rows, lines)):
+        return None
+    return f"{what} {column} of {table} {rows[0]}: {lines or 'not found'}"
+
+
+def _is_work(table: str, what: str, column: str, rows: list[dict[str, str | None]]) -> bool:
+    """Whether it changes only how far an unfinished chunk has come."""
+    return table == "replay_chunks" and column == "status" and rows[0]["status"] != "done" and what != "swap"
