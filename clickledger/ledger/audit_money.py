@@ -16,7 +16,8 @@ from typing import NamedTuple
 from clickledger.ledger import adjustment_lines, authority, authority_map, canonical, comparison, database, departed
 
 FAILURES_MAX = 20
-# One statement, so one moment; what left with detached days is added to both sides. By campaign: what is moved from one advertiser to another leaves the sum as it was.
+# One statement, so one moment; what left with detached days is added to both sides.
+# By campaign: what is moved from one advertiser to another leaves the sum as it was.
 SELECT_UNBALANCED = """
     SELECT advertiser_id, campaign_id, currency, coalesce(f.told, 0)::bigint, coalesce(b.billed, 0)::bigint
     FROM (SELECT advertiser_id, campaign_id, currency, sum(told) AS told
