@@ -179,7 +179,7 @@ def _cost(conn: database.Connection, repetitions: int, call: Callable[[int], obj
 
 def _locks(conn: database.Connection, call: Callable[[], object]) -> int:
     """Relation locks held at the end of a call; a snapshot it takes is this transaction, so that they can be seen."""
-    with mock.patch.object(database, "snapshot", nullcontext), conn.transaction(force_rollback=True):
+    with database.snapshot(conn), mock.patch.object(database, "snapshot", nullcontext):
         call()
         row = conn.execute(COUNT_LOCKS).fetchone()
     return int(row[0]) if row else 0

@@ -19,7 +19,7 @@ from clickledger.console.processes import Process
 from clickledger.console.roles import Role
 from clickledger.console.services import State
 from clickledger.errors import InvalidSetting, Unavailable
-from clickledger.ledger import database, partitions
+from clickledger.ledger import database, partitions, rights
 from clickledger.settings import Settings
 
 Table = Callable[[Settings, int], list[Role]]  # of the settings and the API's port
@@ -79,7 +79,9 @@ def _migrate(settings: Settings) -> None:
     from clickledger.ledger import schema  # noqa: PLC0415 - SQLAlchemy costs 0.5 s, which `status` need not pay
 
     schema.migrate(str(settings.database_url))
-    with database.connect(str(settings.database_url), application_name="clickledger up") as conn:
+    with database.connect(
+        str(settings.database_url), application_name="clickledger up", role=rights.Role.SCORER
+    ) as conn:
         partitions.ensure_ahead(conn)  # beat's first turn comes an hour later
 
 
