@@ -19,7 +19,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import psycopg
 import redis
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -114,7 +113,7 @@ def get_decision(click_id: str, request: Request) -> Response:
         wanted = UUID(click_id)
     except ValueError as error:
         raise InvalidInput(f"click_id: expected a UUID, got {click_id[:60]!r}") from error
-    with database.translated(), _held(request).pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
+    with _held(request).pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(SELECT_DECISION, (wanted,)).fetchone()
         if row is None:
             raise NotFound(departed.where_is(conn, wanted) or f"no click {wanted}")
@@ -128,7 +127,7 @@ def get_billing_entries(request: Request, cursor: str = "", limit: int = 1000) -
     """
     if not 1 <= limit <= ENTRIES_MAX:
         raise InvalidInput(f"limit: expected 1 to {ENTRIES_MAX}, got {limit}")
-    with database.translated(), _held(request).pool.connection() as conn:
+    with _held(request).pool.connection() as conn:
         page = billing.read(conn, _cursor(cursor), limit)
     following = ":".join(map(str, page.cursor))
     return _json({"entries": page.entries, "cursor": following, "at_head": page.at_head}, 200)
@@ -211,7 +210,7 @@ def _database_problem(state: _State) -> str | None:
     try:
         with state.pool.connection(timeout=2) as conn:
             conn.execute("SELECT 1")
-    except psycopg.Error as error:
+    except ClickledgerError as error:
         return str(error)
     return None
 

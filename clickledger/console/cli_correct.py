@@ -72,13 +72,11 @@ def _resolve(conn: database.Connection, stated: Iterable[Stated]) -> dict[str, l
     by_id = {text: click_id for text in found if (click_id := _as_id(text)) is not None}
     if by_id:
         bounds = {"smallest": min(by_id.values()), "largest": max(by_id.values())}
-        with database.translated():
-            known = {row[0] for row in conn.execute(SELECT_KNOWN, {"ids": list(by_id.values()), **bounds})}
+        known = {row[0] for row in conn.execute(SELECT_KNOWN, {"ids": list(by_id.values()), **bounds})}
         found |= {text: [click_id] for text, click_id in by_id.items() if click_id in known}
     if others := [text for text, clicks in found.items() if not clicks]:  # a sender's own id may look like one of ours
-        with database.translated():
-            for external_id, click_id in conn.execute(SELECT_BY_EXTERNAL_ID, (others,)):
-                found[external_id].append(click_id)
+        for external_id, click_id in conn.execute(SELECT_BY_EXTERNAL_ID, (others,)):
+            found[external_id].append(click_id)
     return found
 
 

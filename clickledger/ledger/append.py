@@ -120,7 +120,8 @@ def with_partitions(conn: database.Connection, days: set[int], write: Callable[[
     What this process knows of the days of a database is wrong once another database took its place (restored, made
     anew): then the server finds no partition, and after making them `write` runs once more.
     """
-    place = Place(conn.info.host, conn.info.port, conn.info.dbname)
+    with database.translated():  # of a closed connection
+        place = Place(conn.info.host, conn.info.port, conn.info.dbname)
     try:
         return _prepared_write(conn, days, place, write)
     except errors.InvariantBroken as error:
@@ -134,18 +135,18 @@ def with_partitions(conn: database.Connection, days: set[int], write: Callable[[
 
 def _prepared_write(conn: database.Connection, days: set[int], place: Place, write: Callable[[Place], T]) -> T:
     known = _known_days.setdefault(place, set())
-    with database.translated():
-        if missing := days - known:
-            partitions.ensure(conn, missing)
-            known |= missing
-        return write(place)
+    if missing := days - known:
+        partitions.ensure(conn, missing)
+        known |= missing
+    return write(place)
 
 
 def _call(conn: database.Connection, batch: Batch, encoded: Encoded, actor: str, place: Place) -> _Written:
     looking = _looking.get(place, 0)
     epochs = (batch.deployment_epoch, batch.counter_epoch, batch.feature_schema)
     parameters = (actor, *epochs, encoded.clicks, encoded.leaves, looking > 0)
-    row = conn.execute(APPEND_BATCH, parameters, prepare=True).fetchone()
+    with database.committing(conn):
+        row = conn.execute(APPEND_BATCH, parameters, prepare=True).fetchone()
     database.require_confirmed(conn)
     if row is None:
         raise errors.InvariantBroken("append_batch returned nothing")

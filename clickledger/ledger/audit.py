@@ -242,9 +242,9 @@ def _run_check(conn: database.Connection, number: int) -> tuple[str, list[str]]:
             return name, check(conn)
     except errors.InvariantBroken as error:
         return name, [str(error)]
-    except psycopg.OperationalError:
+    except errors.Unavailable:
         raise  # of the server, not of what is stored
-    except (ArithmeticError, LookupError, TypeError, ValueError, psycopg.Error) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, errors.InvalidInput, psycopg.Error) as error:
         return name, [f"what is stored cannot be read: {' '.join(repr(error).split())}"]
 
 

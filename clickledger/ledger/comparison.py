@@ -113,9 +113,8 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
         raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
     departed.require_whole_run(lambda *asked: conn.execute(*asked).fetchall(), run_id, "plan a new one")
     adjustment_set = uuid.uuid4()
-    with database.translated():
-        bounds = runs.click_ids(conn, run)
-        compared_at, totals, lines_digest = _compute(conn, run, bounds, adjustment_set)
+    bounds = runs.click_ids(conn, run)
+    compared_at, totals, lines_digest = _compute(conn, run, bounds, adjustment_set)
     summary = {name: sum(row[name] for row in totals) for name in SUMMED}
     summary |= {
         "run_id": run_id,

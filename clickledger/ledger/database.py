@@ -1,14 +1,21 @@
-"""Connections to PostgreSQL, and its errors in our words."""
+"""Connections to PostgreSQL, and its errors in our words.
+
+Invariants:
+- whatever a connection says to its server passes `Connection.wait`, where errors become clickledger's, caused by
+  psycopg's. What only a wrong statement raises (an unknown table, a unique key) passes as it is;
+- Unavailable says "it may have committed, ask again" only where a commit was under way.
+"""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import IsolationLevel
+from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
@@ -21,7 +28,51 @@ SESSION_OPTIONS = (
     "-c idle_in_transaction_session_timeout=30s -c default_transaction_isolation=read\\ committed -c timezone=UTC"
     " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
-Connection = psycopg.Connection[Any]
+MAY_HAVE_COMMITTED = "it may have committed, ask again"
+# Connection failures (08), shutdowns and the like (57P), ended for idling or for a transaction that took too long.
+WENT_AWAY = ("08", "57P", "25P03", "25P04")
+
+T = TypeVar("T")
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that raises clickledger's errors."""
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """One exchange with the server: the one place all of them pass."""
+        try:
+            return super().wait(gen, *args, **kwargs)
+        except psycopg.Error as error:
+            if (ours := _translate(error)) is None:
+                raise
+            raise ours from error
+
+    if not TYPE_CHECKING:  # its overloads stay psycopg's
+
+        def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            """A closed connection refuses it before there is anything to wait for."""
+            try:
+                return super().cursor(*args, **kwargs)
+            except psycopg.OperationalError as error:
+                raise _translate(error) from error
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """psycopg's, which knows that a server that went away during COMMIT may have committed."""
+        commits = False
+        outermost = self.pgconn.transaction_status == TransactionStatus.IDLE and not force_rollback
+        try:
+            with super().transaction(savepoint_name, force_rollback) as transaction:
+                yield transaction
+                commits = outermost
+        except errors.Unavailable as error:
+            if commits:
+                _admit(error)
+            raise
+
+
 _unconfirmed: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
@@ -31,7 +82,7 @@ def connect(url: str, *, application_name: str = "clickledger", role: Role | Non
     Raises Unavailable when the server does not answer, Refused when the user may not take the role.
     """
     try:
-        conn = psycopg.connect(
+        conn = Connection.connect(
             url,
             autocommit=True,
             application_name=application_name,
@@ -66,18 +117,33 @@ def require_confirmed(conn: Connection) -> None:
     if conn in _unconfirmed:
         _unconfirmed.discard(conn)
         raise errors.Unavailable(
-            "expected a synchronous standby to confirm the commit, got its wait cancelled:"
-            " it may have committed, ask again"
+            f"expected a synchronous standby to confirm the commit, got its wait cancelled: {MAY_HAVE_COMMITTED}"
         )
+
+
+class Pool(ConnectionPool[Connection]):
+    """A pool that raises Unavailable when it has no connection to give."""
+
+    def getconn(self, timeout: float | None = None) -> Connection:
+        """A connection, to be put back. Raises Unavailable after `timeout` seconds."""
+        with translated():
+            return super().getconn(timeout)
 
 
 def open_pool(
     url: str, *, application_name: str, min_size: int = 1, max_size: int = 8, role: Role | None = None
-) -> ConnectionPool[Connection]:
+) -> Pool:
     """An open pool of connections like those of `connect`."""
     kwargs = {"autocommit": True, "application_name": application_name, "options": _options(role)}
-    pool: ConnectionPool[Connection] = ConnectionPool(
-        url, kwargs=kwargs, min_size=min_size, max_size=max_size, open=False, timeout=10, configure=watch_commits
+    pool = Pool(
+        url,
+        connection_class=Connection,
+        kwargs=kwargs,
+        min_size=min_size,
+        max_size=max_size,
+        open=False,
+        timeout=10,
+        configure=watch_commits,
     )
     pool.open()
     return pool
@@ -122,14 +188,33 @@ def snapshot(conn: Connection) -> Iterator[None]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns the ledger's own SQLSTATEs and lost connections into clickledger errors; others pass unchanged."""
+    """The same errors for what asks libpq, or a pool, past `Connection.wait`."""
     try:
         yield
     except psycopg.Error as error:
-        raise _translate(error) from error
+        if (ours := _translate(error)) is None:
+            raise
+        raise ours from error
 
 
-def _translate(error: psycopg.Error) -> Exception:
+@contextmanager
+def committing(conn: Connection) -> Iterator[None]:
+    """For a statement that commits by itself: when the server goes away meanwhile, nobody knows whether it did."""
+    was_open = not conn.closed
+    try:
+        yield
+    except errors.Unavailable as error:
+        if was_open:
+            _admit(error)
+        raise
+
+
+class _Cancelled(errors.Unavailable, psycopg.errors.QueryCanceled):
+    """psycopg itself waits for this one where it breaks a COPY off, so it has to be one of its own as well."""
+
+
+def _translate(error: psycopg.Error) -> errors.ClickledgerError | None:
+    """The ledger's word for an error; None for what only a bug can raise."""
     message = _first_line(error)
     match error.sqlstate:
         case "CL001":
@@ -149,9 +234,32 @@ def _translate(error: psycopg.Error) -> Exception:
             return errors.InvariantBroken(f"{error.diag.constraint_name}: {message}")
     if isinstance(error, psycopg.DataError):
         return errors.InvalidInput(f"a value cannot be stored: {message}")
-    if isinstance(error, psycopg.OperationalError | psycopg.errors.IdleInTransactionSessionTimeout):
-        return errors.Unavailable(f"the database went away, the outcome is unknown: {message}")
-    return error
+    if _went_away(error):
+        return errors.Unavailable(f"the database went away: {message}")
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return _Cancelled(f"the database gave it up: {message}")
+    if isinstance(error, psycopg.OperationalError):  # a lock, a deadlock, a full disk
+        return errors.Unavailable(f"the database could not do it now: {message}")
+    return None
+
+
+def _went_away(error: BaseException | None) -> bool:
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:  # not of the server, so of the connection; libpq's own result of it has no class
+        return isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
+    return error.sqlstate.startswith(WENT_AWAY)
+
+
+def _admit(error: errors.Unavailable) -> None:
+    """Add that nobody knows whether it committed, where the server went away meanwhile."""
+    if _went_away(error.__cause__) and MAY_HAVE_COMMITTED not in str(error):
+        error.args = (f"{error}; {MAY_HAVE_COMMITTED}",)
+
+
+def lacks_lock(error: errors.Unavailable) -> bool:
+    """Whether this is a lock that was not had in time, or a deadlock: nothing happened, and it may be had again."""
+    return isinstance(error.__cause__, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected)
 
 
 def lacks_partition(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import date
 from typing import Any, NamedTuple
 
-import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.types.multirange import Multirange
 
 from clickledger import errors
@@ -124,7 +124,7 @@ def snapshot(conn: database.Connection) -> Iterator[None]:
 
     Within a transaction of the caller's it is that one's moment.
     """
-    if conn.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+    if conn.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):  # unknown: closed
         yield
         return
     with database.snapshot(conn):

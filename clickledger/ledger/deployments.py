@@ -55,7 +55,7 @@ def register_model(
     """Store an artefact under its SHA-256 and give it the next version; the same artefact again keeps its version."""
     digest = hashlib.sha256(artefact).digest()
     # One transaction, so that an artefact is never without its entry; sent before the lock is taken, as it is large.
-    with database.translated(), conn.transaction():
+    with conn.transaction():
         conn.execute("INSERT INTO artefacts VALUES (%s, %s) ON CONFLICT DO NOTHING", (digest, artefact))
         return _register(conn, digest, kind, metadata, actor, reason)
 

@@ -78,9 +78,9 @@ def make_roles(conn: database.Connection) -> None:
                 conn.execute(statement.encode())
         except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation, psycopg.errors.InternalError):
             time.sleep(0.05 * attempt)  # another database of this server is migrated at this moment: look again
-        except psycopg.errors.InsufficientPrivilege as error:
+        except errors.Refused as error:
             wanted = "; ".join(_role_statements(conn))
-            raise errors.Refused(f"{_text(error)}: an administrator has to say: {wanted}") from error
+            raise errors.Refused(f"{error}: an administrator has to say: {wanted}") from error
         else:
             return
     raise errors.Unavailable(f"expected the roles of clickledger to be made within {ATTEMPTS} attempts")
@@ -110,9 +110,9 @@ def apply(conn: database.Connection) -> None:
     for statement in differences(conn):
         try:
             _execute(conn, statement)
-        except psycopg.errors.InsufficientPrivilege as error:
+        except errors.Refused as error:
             wanted = "; ".join(differences(conn))
-            raise errors.Refused(f"{_text(error)}: an administrator has to say: {wanted}") from error
+            raise errors.Refused(f"{error}: an administrator has to say: {wanted}") from error
 
 
 def _execute(conn: database.Connection, statement: str) -> None:
@@ -123,7 +123,9 @@ def _execute(conn: database.Connection, statement: str) -> None:
                 conn.execute("SET LOCAL lock_timeout = '500ms'")
                 conn.execute(statement.encode())
                 return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        except errors.Unavailable as error:
+            if not database.lacks_lock(error):
+                raise
             time.sleep(0.05 * (attempt + 1))
     raise errors.Unavailable(f"expected the lock for {statement!r} within {ATTEMPTS} attempts")
 
@@ -235,7 +237,3 @@ def _of(column: str | None) -> str:
 
 def _one(conn: database.Connection, query: str) -> str:
     return str((conn.execute(query.encode()).fetchone() or ("",))[0])
-
-
-def _text(error: psycopg.Error) -> str:
-    return error.diag.message_primary or str(error)

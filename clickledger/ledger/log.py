@@ -117,7 +117,7 @@ def writing(conn: database.Connection) -> Iterator[Writer]:
 
     Raises Unavailable when the commit may have happened or not, or is here but not on a synchronous standby.
     """
-    with database.translated(), conn.transaction():
+    with conn.transaction():
         conn.execute(
             "SELECT take_log_lock()"
         )  # its own statement: the next one must see what the last holder committed

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
 
-import psycopg
 from psycopg import sql
 
 from clickledger import errors
@@ -127,8 +126,7 @@ def _ensure_day(conn: database.Connection, day: date) -> bool:
             row = conn.execute("SELECT ensure_day(%s)", (day,)).fetchone()
             return bool(row and row[0])
 
-    with database.translated():
-        return patiently(attempt, f"partitions of {day}")
+    return patiently(attempt, f"partitions of {day}")
 
 
 def patiently(attempt: Callable[[], T], what: str) -> T:
@@ -136,7 +134,9 @@ def patiently(attempt: Callable[[], T], what: str) -> T:
     for number in range(LOCK_ATTEMPTS):
         try:
             return attempt()
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        except errors.Unavailable as error:
+            if not database.lacks_lock(error):
+                raise
             time.sleep(0.05 * (number + 1))
     raise errors.Unavailable(f"{what}: expected its locks within {LOCK_ATTEMPTS} attempts of {LOCK_TIMEOUT}")
 
@@ -199,7 +199,9 @@ def _freeze(conn: database.Connection, name: str) -> bool:
             conn.execute(sql.SQL("VACUUM (FREEZE) {}").format(sql.Identifier(name)))
             for (index,) in conn.execute(SELECT_BLOCK_RANGE_INDEXES, (name,)).fetchall():
                 conn.execute("SELECT brin_summarize_new_values(%s)", (index,))
-    except psycopg.errors.LockNotAvailable:
+    except errors.Unavailable as error:
+        if not database.lacks_lock(error):
+            raise
         return False
     if size is None or conn.execute(SELECT_ALL_FROZEN, (name,)).fetchone() != (True,):
         return False

@@ -296,13 +296,13 @@ def _days(conn: database.Connection) -> list[tuple[uuid.UUID, uuid.UUID]]:
 def _moment(conn: database.Connection) -> Iterator[None]:
     """A REPEATABLE READ transaction of its own, or a part of the caller's; nothing set or locked in it outlives it."""
     if conn.info.transaction_status == TransactionStatus.IDLE:
-        with database.translated(), database.snapshot(conn):
+        with database.snapshot(conn):
             conn.execute(LOCK_PARENTS)
             yield
         return
     row = conn.execute("SHOW transaction_isolation").fetchone()
     if row is None or row[0] == "read committed":
         raise errors.InvalidInput(f"reading: expected a REPEATABLE READ transaction or none, got {row}")
-    with database.translated(), conn.transaction(force_rollback=True):
+    with conn.transaction(force_rollback=True):
         conn.execute(LOCK_PARENTS)
         yield

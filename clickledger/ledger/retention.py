@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from clickledger import errors
@@ -191,7 +190,7 @@ def detach(conn: database.Connection, day: date, actor: str, reason: str, months
     is no such day, Unavailable when readers or others held it up too long (ask again), VerificationFailed when a row of
     it is not the one that was appended.
     """
-    with database.translated(), _alone(conn):
+    with _alone(conn):
         if conn.execute(SELECT_STATE, (day,)).fetchone() is None:
             _require(reason, f"detach of {day}")
             _record(conn, day, actor, reason, months)
@@ -208,7 +207,7 @@ def drop(conn: database.Connection, day: date, actor: str, reason: str) -> Detac
     _require(reason, f"drop of {day}")
     names = [partitions.name_of(parent, day) for parent in partitions.PARENTS]
     tables = sql.SQL(", ").join([sql.Identifier(name) for name in names])
-    with database.translated(), _alone(conn):
+    with _alone(conn):
         position = _droppable(conn, day)
 
         def attempt() -> None:
@@ -329,7 +328,9 @@ def _alone(conn: database.Connection) -> Iterator[None]:
     try:
         with partitions.session_lock_timeout(conn):
             conn.execute(f"SELECT pg_advisory_lock({departed.ADVISORY_LOCK})".encode())
-    except psycopg.errors.LockNotAvailable as error:
+    except errors.Unavailable as error:
+        if not database.lacks_lock(error):
+            raise
         raise errors.Unavailable("an audit reads, or somebody else detaches a day: ask again later") from error
     try:
         yield

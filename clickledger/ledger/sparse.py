@@ -153,8 +153,7 @@ def _decide(conn: database.Connection, corrections: Sequence[Correction]) -> _De
     stated = {uuid.UUID(bytes=c.click_id): c for c in corrections}
     bounds = ClickIds(min(stated), max(stated))
     wanted = {"ids": list(stated), "smallest": bounds.smallest, "largest": bounds.largest}
-    with database.translated():
-        rows = conn.execute(SELECT_DECISIONS.encode(), wanted).fetchall()
+    rows = conn.execute(SELECT_DECISIONS.encode(), wanted).fetchall()
     if missing := stated.keys() - {row[0] for row in rows}:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise errors.NotFound(f"click {min(missing)}{others}: expected one that was recorded, got an unknown id")

@@ -14,6 +14,5 @@ SUMMARISE = "SELECT summarise_block_ranges()"
 
 def summarise(conn: database.Connection) -> int:
     """Summarise what is new; how many block ranges that was. Appends go on meanwhile."""
-    with database.translated():
-        row = conn.execute(SUMMARISE).fetchone()
+    row = conn.execute(SUMMARISE).fetchone()
     return int(row[0]) if row else 0

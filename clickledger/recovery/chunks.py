@@ -85,8 +85,7 @@ def claim(conn: database.Connection, run_id: int, worker: str, lease_seconds: fl
     """Lease the next chunk of a run that is to do; None when there is none, or the run is no longer planned."""
     token = uuid.uuid4()
     wanted = {"lease": lease_seconds, "token": token, "worker": worker, "run": run_id}
-    with database.translated():
-        row = conn.execute(CLAIM, wanted).fetchone()
+    row = conn.execute(CLAIM, wanted).fetchone()
     if row is None:
         return None
     chunk_no, lo, hi, row_count, attempts = row
@@ -98,8 +97,7 @@ def execute(conn: database.Connection, run: runs.Run, lease: Lease, judge: redec
 
     Raises LostLease when the lease is no longer ours, InvariantBroken when the range does not hold its clicks.
     """
-    with database.translated():
-        decided = redecide.rows(conn, run, lease.lo, lease.hi, judge)
+    decided = redecide.rows(conn, run, lease.lo, lease.hi, judge)
     if len(decided) != lease.row_count:
         raise errors.InvariantBroken(
             f"run {lease.run_id}, chunk {lease.chunk_no}: expected {lease.row_count} clicks, got {len(decided)}"
@@ -111,7 +109,7 @@ def execute(conn: database.Connection, run: runs.Run, lease: Lease, judge: redec
 def write(conn: database.Connection, lease: Lease, rows: list[bytes]) -> None:
     """Write a chunk's canonical rows, in (log_position, line) order, and its state in one transaction."""
     digest = delayed.digest(rows)
-    with database.translated(), conn.transaction():
+    with conn.transaction():
         # First of all: whoever lost the token learns it before a row of it goes out, and another executor waits here.
         finished = conn.execute(FINISH, (digest, lease.run_id, lease.chunk_no, lease.token))
         if finished.rowcount != 1:
@@ -123,17 +121,14 @@ def note_failure(conn: database.Connection, lease: Lease, error: Exception) -> N
     """Keep why an attempt failed. The chunk waits until its lease is over, or is quarantined after the last attempt."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARACTERS_MAX]
     noted = {"error": text, "most": ATTEMPTS_MAX, "run": lease.run_id, "chunk": lease.chunk_no, "token": lease.token}
-    with database.translated():
-        conn.execute(NOTE_FAILURE, noted)
+    conn.execute(NOTE_FAILURE, noted)
 
 
 def sweep(conn: database.Connection) -> list[Returned]:
     """Take back every lease that has expired."""
-    with database.translated():
-        return [Returned(*row) for row in conn.execute(RETURN_EXPIRED, {"most": ATTEMPTS_MAX})]
+    return [Returned(*row) for row in conn.execute(RETURN_EXPIRED, {"most": ATTEMPTS_MAX})]
 
 
 def release_quarantined(conn: database.Connection, run_id: int) -> int:
     """Give quarantined chunks their attempts back; how many."""
-    with database.translated():
-        return conn.execute(RELEASE_QUARANTINED, (run_id,)).rowcount
+    return conn.execute(RELEASE_QUARANTINED, (run_id,)).rowcount

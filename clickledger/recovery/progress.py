@@ -87,5 +87,4 @@ def quarantined(conn: database.Connection, run_id: int) -> list[tuple[int, int, 
 
 
 def _select(conn: database.Connection, wanted: dict[str, int | bool | None]) -> list[Progress]:
-    with database.translated():
-        return [Progress(*row) for row in conn.execute(SELECT_PROGRESS, wanted)]
+    return [Progress(*row) for row in conn.execute(SELECT_PROGRESS, wanted)]

@@ -88,7 +88,7 @@ def disagreements(
     query = SELECT_DISAGREEMENTS.format(
         lo=int(lo), hi=int(hi), epoch=int(epoch), tick_seconds=float(tick_seconds), age_ms=int(purchase_age_ms)
     )
-    with database.translated(), conn.transaction():
+    with conn.transaction():
         for pin in PINNED:
             conn.execute(pin)
         rows = conn.execute(query.encode(), prepare=False).fetchall()
@@ -117,7 +117,7 @@ def fold_known_customers(conn: database.Connection) -> None:
 
 
 def _fold_step(conn: database.Connection) -> bool:
-    with database.translated(), conn.transaction():
+    with conn.transaction():
         row = conn.execute("SELECT position FROM known_customers_upto FOR UPDATE").fetchone()
         upto = int(row[0]) if row else 0
         step = {"upto": upto, "entries": OUTCOME_ENTRIES_PER_STEP}

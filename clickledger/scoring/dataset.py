@@ -116,9 +116,8 @@ def build(
     """
     clicks_range = {"after": after_position, "up_to": up_to_position, "schema": feature_spec.SCHEMA_VERSION}
     known = {"up_to": up_to_position, "cutoff_ms": label_cutoff_ms, "kinds": list(OUTCOME_KINDS)}
-    with database.translated():
-        clicks = [ClickRow(c.bytes, u.bytes, s, bytes(f)) for c, u, s, f in _rows(conn, SELECT_CLICKS, clicks_range)]
-        outcomes = [OutcomeRow(c.bytes, u.bytes, at, v) for c, u, at, v in _rows(conn, SELECT_OUTCOMES, known)]
+    clicks = [ClickRow(c.bytes, u.bytes, s, bytes(f)) for c, u, s, f in _rows(conn, SELECT_CLICKS, clicks_range)]
+    outcomes = [OutcomeRow(c.bytes, u.bytes, at, v) for c, u, at, v in _rows(conn, SELECT_OUTCOMES, known)]
     return assemble(clicks, outcomes, rfm=rfm, withheld=withheld)
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
 
-import psycopg
 import redis
 
 from clickledger import errors
@@ -134,7 +133,7 @@ class Serving:
     def _conclude(self, messages: Sequence[Message], attempt: _Attempt | None) -> list[float]:
         try:
             attempt, appended = self._appended([message.click for message in messages], attempt)
-        except (errors.InvalidInput, psycopg.DataError) as error:
+        except errors.InvalidInput as error:
             return self._conclude_apart(messages, error)
         now_ms = time.time() * 1000
         latencies = [max(0.0, now_ms - message.entered_ms) for message in messages]

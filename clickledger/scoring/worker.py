@@ -53,8 +53,7 @@ class Worker:
         pause = 0.1
         while not self._stopping.is_set():
             try:
-                with database.translated():
-                    self._serve()
+                self._serve()
             except (errors.Unavailable, errors.LostCounters, redis.RedisError) as error:
                 logger.warning("interrupted, again in %.1f s: %s: %s", pause, type(error).__name__, error)
                 self._stopping.wait(pause)

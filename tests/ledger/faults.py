@@ -15,9 +15,6 @@ from psycopg import waiting
 from clickledger import errors
 from clickledger.ledger import database
 
-# What a caller gets whose server, or connection, went away: the ledger's word for it, or psycopg's own.
-LOST = (errors.Unavailable, psycopg.OperationalError)
-
 
 class Exchanges:
     """The exchanges of a connection with its server, counted from 0, and what happens at one of them."""
@@ -47,7 +44,8 @@ class Exchanges:
         answer = self._pass(generator, *args, **kwargs)
         if hit:
             self._fault()
-            raise psycopg.OperationalError(f"the answer to exchange {self._at} was lost")
+            lost = f"the answer to exchange {self._at} was lost"
+            raise errors.Unavailable(lost) from psycopg.OperationalError(lost)
         return answer
 
     def _once_sent(self, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

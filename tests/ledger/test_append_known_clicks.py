@@ -18,8 +18,7 @@ def call(conn: database.Connection, rows: list[int], look: bool) -> tuple[object
     chosen = batch(sorted((made[i] for i in rows), key=lambda row: row.click_id))
     encoded = encode(chosen)
     parameters = ("tests", 0, 1, 1, encoded.clicks, encoded.leaves, look)
-    with database.translated():
-        found = conn.execute(append.APPEND_BATCH, parameters).fetchone()
+    found = conn.execute(append.APPEND_BATCH, parameters).fetchone()
     assert found is not None
     return tuple(found[2:])
 

@@ -63,7 +63,7 @@ def test_days_of_a_replaced_database_are_found_by_the_retry_of_a_callers_transac
 
 
 def test_row_that_breaks_a_check_is_not_taken_for_one_without_a_partition(conn: database.Connection) -> None:
-    with pytest.raises(errors.InvariantBroken) as broken, database.translated():
+    with pytest.raises(errors.InvariantBroken) as broken:
         conn.execute("INSERT INTO log VALUES (0, 'x', now(), 'x', '', '', 0, '', '')")
     assert not database.lacks_partition(broken.value)
 

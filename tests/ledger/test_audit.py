@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import batches
-import psycopg
 import pytest
 import replays
 
+from clickledger import errors
 from clickledger.ledger import append, audit, database, deployments, log, outcomes, rebuild, runs
 
 LINE_1, LINE_2, LINE_5 = (f"click_id IN (SELECT click_id FROM decisions WHERE line = {n})" for n in (1, 2, 5))
@@ -185,5 +185,5 @@ def test_caches_equal_the_fold_of_the_log(ledger: database.Connection) -> None:
 
 
 def test_history_refuses_even_its_owner(ledger: database.Connection) -> None:
-    with pytest.raises(psycopg.Error, match="history is never changed"):
+    with pytest.raises(errors.Refused, match="history is never changed"):
         ledger.execute("UPDATE clicks SET slice = 'x'")

@@ -21,6 +21,7 @@ from own_server import OwnServer, own_server
 from test_state_machine import LedgerMachine
 from universe import CLICKS
 
+from clickledger import errors
 from clickledger.console import processes
 from clickledger.ledger import database, partitions, schema
 
@@ -73,7 +74,7 @@ class KilledClient(LedgerMachine):
         # What the dead client had sent may still be at work.
         assert processes.wait_until(lambda: _is_gone(backend), 30)
         self.exchanges = pickle.loads(counted) if counted else at + 1
-        raise faults.LOST[0]("the client is gone, and its answer with it")
+        raise errors.Unavailable("the client is gone, and its answer with it")
 
     def _call_and_die(self, call: Callable[[], Any], at: int, moment: str, writing: int) -> None:
         try:

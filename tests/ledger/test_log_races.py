@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import faults
 import psycopg
 import pytest
 from batches import batch, clicks
@@ -65,7 +64,7 @@ class Racer:
         while True:
             try:
                 return call()
-            except faults.LOST:
+            except errors.Unavailable:
                 self.conn.close()
                 assert processes.wait_until(self._connects, 60), "the server did not come back"
 

@@ -323,7 +323,7 @@ def test_frozen_run_takes_no_more_decisions(two_entries: database.Connection, en
     if end == "abandoned":
         runs.abandon(two_entries, run_id, "tests", "")
     two_entries.execute("UPDATE replay_chunks SET positions = '[3,4)', status = 'todo', content_digest = NULL")
-    with pytest.raises(errors.Conflict, match="takes no more decisions"), database.translated():
+    with pytest.raises(errors.Conflict, match="takes no more decisions"):
         replays.work(two_entries, run_id, {})
 
 
@@ -406,7 +406,7 @@ def test_unbalanced_comparison_cannot_be_published(two_entries: database.Connect
 
 
 def test_authority_can_never_overlap(two_entries: database.Connection) -> None:
-    with pytest.raises(errors.InvariantBroken, match="one_authority"), database.translated():
+    with pytest.raises(errors.InvariantBroken, match="one_authority"):
         columns = "positions, run_id, in_force, published"
         two_entries.execute(f"INSERT INTO authority ({columns}) VALUES ('[2,3)', 7, '[9,)', 9)".encode())
     assert isinstance(authority.in_force(two_entries)[0], tuple)

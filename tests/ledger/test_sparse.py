@@ -408,7 +408,7 @@ def test_database_refuses_two_overrides_of_a_click_at_one_moment(
     (first, end), (second, _) = rows
     since = {1: 1, 100: second + 1, 8: first}[published]
     ends = {None: None, 10: first + 1, 101: second + 2, 9: end}[until]
-    with pytest.raises((errors.InvariantBroken, database.psycopg.errors.UniqueViolation)), database.translated():
+    with pytest.raises((errors.InvariantBroken, database.psycopg.errors.UniqueViolation)):
         two_entries.execute(OVERRIDE, (ROWS[1].uuid, 1, since, ends))
 
 
@@ -418,7 +418,6 @@ def test_database_refuses_an_override_drawn_out_over_the_next(two_entries: datab
     stretch = "UPDATE authority_overrides SET in_force = int8range(lower(in_force), 100) WHERE upper(in_force) < 100"
     with (
         pytest.raises(errors.InvariantBroken, match=r"one_override.*expected one override in force"),
-        database.translated(),
     ):
         two_entries.execute(stretch)
 

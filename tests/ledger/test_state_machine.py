@@ -90,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine, Agreement):
         """
         try:
             answer = self._with_a_fault(ledger, at, moment)
-        except faults.LOST:
+        except errors.Unavailable:
             self.conn = self.ledger.reconnect()
         except errors.ClickledgerError as refused:
             return self._over_first(functools.partial(_raise, refused))
