@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from clickledger.console import output, provenance_text
+from clickledger.console import demo_story, output, provenance_text
 from clickledger.console.cli_ingest import quantiles
 from clickledger.console.demo_scene import Scene
+from clickledger.console.demo_story import Story
 from clickledger.errors import Unavailable
 from clickledger.ledger import (
     audit,
@@ -28,16 +26,11 @@ from clickledger.ledger import (
     publication,
 )
 from clickledger.ledger.rights import Role
-from clickledger.scoring import exchange, heartbeat, learn, rescore, stream
+from clickledger.scoring import heartbeat, learn, rescore, stream
 from clickledger.settings import Settings
 
-T = TypeVar("T")
 ACTOR = "demo"
-PACE_CLICKS = 64  # sent at once while latency is measured
-PACE_CLICKS_PER_S = 1_500
 CLICKS_AFTER_ROLLBACK_MIN = 1_000
-WAIT_SECONDS_MAX = 120.0
-POLL_SECONDS = 0.1
 SELECT_INCIDENT = """
     SELECT i.incident_id, i.status, i.run_id, l.payload, l.recorded_at
     FROM incidents i JOIN log l ON l.position = i.incident_id WHERE i.deployment_epoch = %s"""
@@ -51,23 +44,6 @@ SELECT_EXAMPLE = """
 COUNT_CLICKS = """
     SELECT (SELECT count(*) FROM clicks), (SELECT count(*) FROM decisions), count(*),
            count(*) FILTER (WHERE verdict = 'undecided') FROM authoritative_decisions"""
-
-
-@dataclass
-class Story:
-    """What happened so far; `facts` becomes the JSON answer."""
-
-    scene: Scene
-    settings: Settings
-    conn: database.Connection
-    facts: dict[str, Any] = field(default_factory=dict)
-    latencies_ms: list[float] = field(default_factory=list)
-    duplicates: int = 0
-    sent: int = 0
-    history_position: int = 0  # both models learn from the log up to here
-    stable: learn.Learned | None = None
-    bad: learn.Learned | None = None
-    started: float = field(default_factory=time.monotonic)
 
 
 def play(scene: Scene, settings: Settings) -> dict[str, Any]:
@@ -86,8 +62,8 @@ def play(scene: Scene, settings: Settings) -> dict[str, Any]:
 
 def _history(story: Story) -> None:
     scene = story.scene
-    with _act(story, f"history: {scene.history_end:,} clicks, decided by the velocity rule of a new ledger"):
-        _send(story, scene.history_end)
+    with story.act(f"history: {scene.history_end:,} clicks, decided by the velocity rule of a new ledger"):
+        story.send(scene.history_end)
         known_ms = scene.known_ms or scene.clicks[scene.history_end - 1].event_time_ms
         known = [o for o in scene.outcomes if o.occurred_at_ms <= known_ms and _is_history(story, o.click_id)]
         with database.connect(str(story.settings.database_url), role=Role.INGESTER) as conn:
@@ -103,7 +79,7 @@ def _is_history(story: Story, click_id: bytes) -> bool:
 
 def _stable_model(story: Story) -> None:
     scene = story.scene
-    with _act(story, "model A: trained on the history, calibrated, deployed"):
+    with story.act("model A: trained on the history, calibrated, deployed"):
         story.stable = learn.learn(
             story.conn,
             actor=ACTOR,
@@ -114,13 +90,13 @@ def _stable_model(story: Story) -> None:
         route = _route(story.stable)
         deployments.deploy(story.conn, {"routes": [route], "shadow": None}, ACTOR, "the first trained model")
         output.say(f"    {_metrics(story.stable)}")
-    with _act(story, f"stable traffic: {scene.stable_end - scene.history_end:,} clicks, decided live by model A"):
-        _send_paced(story, scene.stable_end)
+    with story.act(f"stable traffic: {scene.stable_end - scene.history_end:,} clicks, decided live by model A"):
+        story.send_paced(scene.stable_end)
 
 
 def _bad_model(story: Story) -> None:
     scene = story.scene
-    with _act(story, f"model B: {scene.fault}; deployed, with A in shadow"):
+    with story.act(f"model B: {scene.fault}; deployed, with A in shadow"):
         story.bad = learn.learn(
             story.conn,
             actor=ACTOR,
@@ -133,19 +109,19 @@ def _bad_model(story: Story) -> None:
             story.conn, story.bad.model_version, story.bad.calibration_version, ACTOR, "the daily model"
         )
         output.say(f"    {_metrics(story.bad)}")
-    with _act(story, "live traffic under model B, until the detector notices"):
+    with story.act("live traffic under model B, until the detector notices"):
         deployed = deployments.current(story.conn)
         incident = _send_until_rolled_back(story, epoch)
         _tell_anomaly(story, incident, deployed)
     rest = len(scene.clicks) - story.sent
-    with _act(story, f"the rest of the day: {rest:,} clicks, decided by model A again"):
-        _send(story, len(scene.clicks))
+    with story.act(f"the rest of the day: {rest:,} clicks, decided by model A again"):
+        story.send(len(scene.clicks))
         _tell_rollback(story)
 
 
 def _send_until_rolled_back(story: Story, epoch: int) -> tuple[Any, ...]:
     """Send on, at a steady pace, until the rollback that the detector causes; the incident."""
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    deadline = time.monotonic() + demo_story.WAIT_SECONDS_MAX
     keep = min(CLICKS_AFTER_ROLLBACK_MIN, (len(story.scene.clicks) - story.sent) // 10)
     while time.monotonic() < deadline:
         if deployments.current(story.conn).epoch != epoch:
@@ -153,11 +129,11 @@ def _send_until_rolled_back(story: Story, epoch: int) -> tuple[Any, ...]:
             if found is not None:
                 return tuple(found)
         if story.sent < len(story.scene.clicks) - keep:
-            _send_paced(story, min(story.sent + PACE_CLICKS, len(story.scene.clicks) - keep))
+            story.send_paced(min(story.sent + demo_story.PACE_CLICKS, len(story.scene.clicks) - keep))
         else:
-            time.sleep(POLL_SECONDS)
+            time.sleep(demo_story.POLL_SECONDS)
     raise Unavailable(
-        f"the detector did not roll back within {WAIT_SECONDS_MAX:g} s and {story.sent:,} clicks; "
+        f"the detector did not roll back within {demo_story.WAIT_SECONDS_MAX:g} s and {story.sent:,} clicks; "
         f"logs are in {story.settings.home}/log"
     )
 
@@ -195,7 +171,7 @@ def _tell_rollback(story: Story) -> None:
 def _switched_seconds(story: Story, current: deployments.Deployment) -> float:
     """From the rollback's commit until the last worker decided under the new epoch."""
     with stream.connect(str(story.settings.redis_url)) as client:
-        _wait("all workers follow the rollback", lambda: _all_under(client, current.epoch))
+        demo_story.wait("all workers follow the rollback", lambda: _all_under(client, current.epoch))
         switched_at_ms = max(state.switched_at_ms for state in heartbeat.live(client))
     return max(0.0, round(switched_at_ms / 1000 - current.recorded_at.timestamp(), 3))
 
@@ -207,15 +183,15 @@ def _all_under(client: Any, epoch: int) -> bool:
 
 def _correct(story: Story) -> None:
     rollback = story.facts["rollback"]["position"]
-    with _act(story, "replay: model A decides again what B had decided, in leased chunks on Celery workers"):
-        run_id = _wait("the replay is compared", lambda: _compared_run(story))
+    with story.act("replay: model A decides again what B had decided, in leased chunks on Celery workers"):
+        run_id = demo_story.wait("the replay is compared", lambda: _compared_run(story))
         compared = comparison.latest(story.conn, run_id)
         planned, staged = log.entry(story.conn, run_id), log.entry(story.conn, compared.comparison_id)
         seconds = (staged.recorded_at - planned.recorded_at).total_seconds()
         _tell_comparison(compared, seconds)
     head_before = log.head(story.conn).position
     billed_before = _billed(story)
-    with _act(story, "publish, revert, publish again: each one short commit"):
+    with story.act("publish, revert, publish again: each one short commit"):
         first = publication.publish(story.conn, run_id, compared.digest, ACTOR, "correct what model B decided")
         undone = publication.revert(story.conn, run_id, ACTOR, "show that it can be undone")
         reverted_to = _billed(story)
@@ -301,14 +277,14 @@ def _explain(story: Story) -> None:
     story.facts["provenance_click_id"] = str(example[0]) if example else None
     if example is None:
         return
-    with _act(story, "why: one click that the bad model had withheld"):
+    with story.act("why: one click that the bad model had withheld"):
         told = provenance.why(story.conn, example[0])
         again = provenance_text.rescored(story.conn, told)
         provenance_text.show(told, provenance_text.features_of(told["click"]), again)
 
 
 def _prove(story: Story) -> None:
-    with _act(story, "proof: chain, digests, one decision per click, money, re-scored decisions"):
+    with story.act("proof: chain, digests, one decision per click, money, re-scored decisions"):
         report = audit.verify(story.conn)
         rescored = rescore.sample(story.conn)
         for name, lines in report.failures.items():
@@ -334,28 +310,6 @@ def _prove(story: Story) -> None:
     }
 
 
-def _send(story: Story, until: int) -> list[float]:
-    """Send the next clicks as fast as they are decided; the latencies."""
-    part = story.scene.clicks[story.sent : until]
-    latencies = []
-    with output.progress("    deciding", len(part)) as bar:
-        for _, answer in exchange.decide_all(str(story.settings.redis_url), part):
-            story.duplicates += answer.outcome == "repeat"
-            latencies.append(answer.latency_ms)
-            bar.advance()
-    story.sent = until
-    return latencies
-
-
-def _send_paced(story: Story, until: int) -> None:
-    """Send at a steady pace, so that the latencies are those of a system that keeps up."""
-    began, at = time.monotonic(), story.sent
-    while story.sent < until:
-        story.latencies_ms += _send(story, min(story.sent + PACE_CLICKS, until))
-        due = began + (story.sent - at) / PACE_CLICKS_PER_S
-        time.sleep(max(0.0, due - time.monotonic()))
-
-
 def _route(learned: learn.Learned) -> dict[str, Any]:
     return {"slice": "*", "share": 1.0, "model": learned.model_version, "calibration": learned.calibration_version}
 
@@ -377,19 +331,3 @@ def _metrics(learned: learn.Learned) -> str:
 
 def _money(micros: int) -> str:
     return f"{micros / 1e6:+,.2f}"
-
-
-def _wait(what: str, ready: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    while time.monotonic() < deadline:
-        if found := ready():
-            return found
-        time.sleep(POLL_SECONDS)
-    raise Unavailable(f"expected within {WAIT_SECONDS_MAX:g} s: {what}")
-
-
-@contextmanager
-def _act(story: Story, title: str) -> Iterator[None]:
-    elapsed = time.monotonic() - story.started
-    output.say(f"[{elapsed:5.1f} s] {title}")
-    yield
