@@ -90,9 +90,8 @@ def verify(conn: database.Connection) -> list[str]:
     head, name = log.head(conn).position, checkpoint_keys.origin(conn)
     keys = checkpoint_keys.history(conn)
     failures = checkpoint_keys.problems(keys, name)
-    failures += [
-        f"checkpoint over {size} entries: it is there {times} times" for size, times in conn.execute(SELECT_TWICE)
-    ]
+    twice = conn.execute(SELECT_TWICE)
+    failures += [f"checkpoint over {size} entries: it is there {times} times" for size, times in twice]
     signed = []
     for size, root, note in conn.execute(SELECT_CHECKPOINTS).fetchall():
         found = _note_problems(note, name, keys)

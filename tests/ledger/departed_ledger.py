@@ -1,6 +1,6 @@
 """A ledger that days have left and checkpoints were signed over, for forgeries of what is only there then.
 
-It is not the rich one: a day that holds sparse corrections cannot leave, and each audit of this one walks a Merkle tree.
+It is not the rich one: a day with sparse corrections cannot leave, and each audit of this one walks a Merkle tree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIRST, SECOND, STAYS = "2024-03-10", "2024-03-11", "2024-03-12"
 
 
 def build(conn: database.Connection) -> None:
-    """Three days over three entries, runs published and reverted over them, holds, two days gone, two tiles, two keys."""
+    """Three days over three entries, a run in force and one reverted, holds, two days gone, two tiles, two keys."""
     model, calibration = replays.model(conn)
     for _ in range(2):
         deployments.deploy(conn, replays.routing(model, calibration), ACTOR)

@@ -1,4 +1,4 @@
-"""A log of any length for the tests: entries as `write_entry` makes them, so many that one call each would take long."""
+"""A log of any length: entries as `write_entry` makes them, so many that one call each would take long."""
 
 from __future__ import annotations
 

@@ -200,6 +200,8 @@ def _try(
 ) -> str | None:
     """Forge; what the audit missed, in words, or None."""
     rows = [forging.values(conn, table, row) for row in (one, other)]
+    if what == "swap" and _differ_only_in(column, rows):
+        return None  # they stand for the same two rows then
     if (what == "erase" and rows[0][column] is None) or _is_work(table, what, column, rows):
         return None
     try:
@@ -230,6 +232,11 @@ def _forge(
         "erase": lambda: forging.erase(conn, table, column, one),
         "swap": lambda: forging.swap(conn, table, column, one, other),
     }[what]
+
+
+def _differ_only_in(column: str, rows: list[dict[str, str | None]]) -> bool:
+    one, other = ({name: value for name, value in row.items() if name != column} for row in rows)
+    return one == other
 
 
 def _is_work(table: str, what: str, column: str, rows: list[dict[str, str | None]]) -> bool:
