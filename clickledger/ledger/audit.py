@@ -216,7 +216,7 @@ class _Audit:
         """What is left once all rows were read."""
         self._report.note("digests", audit_rows.strays(self._conn, head.position))
         self._report.note(COUNTING_ORDER, self._counting_faults(head))
-        self._report.notes += audit_money.unused(self._conn)
+        self._report.notes += audit_money.unused(self._conn) + departure.unused(self._conn)
 
     def _counting_faults(self, head: log.Head) -> list[str]:
         runs = audit_counting.joined(self._seqs)

@@ -16,6 +16,7 @@ from clickledger import errors
 from clickledger.ledger import checkpoint_keys, database, log, merkle_tiles, signed_note
 
 SELECT_CHECKPOINTS = "SELECT size, root, note FROM checkpoints ORDER BY size"
+SELECT_TWICE = "SELECT size, count(*) FROM checkpoints GROUP BY size HAVING count(*) > 1 ORDER BY size"
 SELECT_NEWEST = "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
 INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, root, note) VALUES (%s, %s, %s) ON CONFLICT (size) DO NOTHING"
 
@@ -89,11 +90,13 @@ def verify(conn: database.Connection) -> list[str]:
     head, name = log.head(conn).position, checkpoint_keys.origin(conn)
     keys = checkpoint_keys.history(conn)
     failures = checkpoint_keys.problems(keys, name)
+    twice = conn.execute(SELECT_TWICE)
+    failures += [f"checkpoint over {size} entries: it is there {times} times" for size, times in twice]
     signed = []
     for size, root, note in conn.execute(SELECT_CHECKPOINTS).fetchall():
         found = _note_problems(note, name, keys)
         if not found and (size, bytes(root)) != parse(note)[1:3]:
-            found = ["its row says otherwise than its note"]
+            found = [f"its row says otherwise than its note, which is one over {parse(note).size}"]
         failures += [f"checkpoint over {size} entries: {problem}" for problem in found]
         signed += [] if found else [parse(note)]
     failures += [
@@ -101,7 +104,9 @@ def verify(conn: database.Connection) -> list[str]:
         for point in signed
         if point.size > head
     ]
-    return failures + _differences(conn, head, [point for point in signed if point.size <= head])
+    within = [point for point in signed if point.size <= head]
+    failures += merkle_tiles.misplaced(conn, head, max((point.size for point in within), default=0))
+    return failures + _differences(conn, head, within)
 
 
 def check_held(conn: database.Connection, note: str) -> list[str]:

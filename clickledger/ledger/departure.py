@@ -75,6 +75,14 @@ SELECT_TOTALS = """
     FROM departed_totals WHERE departure = %s
     ORDER BY source COLLATE "C", advertiser_id COLLATE "C", campaign_id COLLATE "C", currency COLLATE "C" """
 SELECT_NAMED = "SELECT day, position, departure, digest FROM detached_days ORDER BY day"
+# Of detaching that was refused or cut off before its entry, or begun anew since the ledger changed meanwhile.
+SELECT_UNNAMED = """
+    SELECT u.departure, u.source, count(*) FROM (
+        SELECT departure, 'counting numbers' AS source FROM departures UNION ALL
+        SELECT departure, 'lines' FROM departed_rows UNION ALL
+        SELECT departure, 'totals' FROM departed_totals) u
+    WHERE NOT EXISTS (SELECT 1 FROM detached_days d WHERE d.departure = u.departure)
+    GROUP BY 1, 2 ORDER BY 1, 2"""
 SELECT_SEQS = "SELECT seqs::text FROM departures WHERE departure = %s"
 
 
@@ -150,6 +158,12 @@ def faults(conn: database.Connection) -> list[str]:
         if digest_of(conn, number) != bytes(digest):
             found.append(f"entry {position}: what left with {day} is not what was recorded when it was detached")
     return found
+
+
+def unused(conn: database.Connection) -> list[str]:
+    """Rows of departures that no entry names: in no sum and no proof, and so no finding."""
+    rows = conn.execute(SELECT_UNNAMED)
+    return [f"{what} of departure {name}, which no entry names: {count}" for name, what, count in rows]
 
 
 def _sum(clicks: int, billed: int, charged: int) -> dict[str, int]:

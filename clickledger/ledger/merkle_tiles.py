@@ -31,6 +31,7 @@ SELECT_FIRST_GAP = """
         FROM log WHERE position > %(lo)s AND position <= %(hi)s) s
     WHERE position <> expected ORDER BY expected LIMIT 1"""
 SELECT_TILES = "SELECT number, root FROM merkle_tiles WHERE level = %s AND number >= %s AND number < %s ORDER BY number"
+SELECT_PLACES = "SELECT level, number, count(*) FROM merkle_tiles GROUP BY level, number ORDER BY level, number"
 COUNT_TILES = "SELECT count(*), coalesce(max(number) + 1, 0) FROM merkle_tiles WHERE level = %s"
 INSERT_TILES = """
     INSERT INTO merkle_tiles (level, number, root)
@@ -142,6 +143,28 @@ def stored(conn: database.Connection) -> dict[tuple[int, int], bytes]:
     """Every tile by (level, number): 33 bytes for each 255 entries of the log."""
     rows = conn.execute("SELECT level, number, root FROM merkle_tiles")
     return {(level, number): bytes(root) for level, number, root in rows}
+
+
+def misplaced(conn: database.Connection, head: int, signed: int) -> list[str]:
+    """Tiles there more than once, tiles that `head` entries do not complete, and those that signing `signed` left out.
+
+    What they hold is compared by `walk`. In words; `rebuild` puts right what is found.
+    """
+    times = {(level, number): count for level, number, count in conn.execute(SELECT_PLACES)}
+    found = [f"merkle tile {level}/{n}: it is there {count} times" for (level, n), count in times.items() if count > 1]
+    for level, number in sorted(times.keys() - set(_complete(head))):
+        found.append(f"merkle tile {level}/{number}: expected none, since the log ends at {head}")
+    for level, number in sorted(set(_complete(signed)) - times.keys()):
+        found.append(f"merkle tile {level}/{number}: missing, though a checkpoint over {signed} entries was signed")
+    return found
+
+
+def _complete(size: int) -> Iterator[tuple[int, int]]:
+    """Every tile that the entries 1 to `size` complete, by (level, number)."""
+    level, width = 1, TILE_WIDTH
+    while width <= size:
+        yield from ((level, number) for number in range(size // width))
+        level, width = level + 1, width * TILE_WIDTH
 
 
 def rebuild(conn: database.Connection, size: int, progress: Progress | None = None) -> None:

@@ -27,6 +27,8 @@ SELECT_INDEXES = """
 ANOTHER = {
     "bigint": "coalesce({c}, 0) + 1",
     "integer": "coalesce({c}, 0) + 1",
+    "smallint": "coalesce({c}, 0) + 1",
+    "date": "coalesce({c}, '2024-01-01') + 1",
     "text": "coalesce({c}, '') || 'x'",
     "uuid": "coalesce((left({c}::text, 35) || translate(right({c}::text, 1), '0123456789abcdef', "
     "'123456789abcdef0'))::uuid, gen_random_uuid())",
@@ -36,6 +38,8 @@ ANOTHER = {
     "verdict": "CASE WHEN {c} = 'valid' THEN 'invalid' ELSE 'valid' END::verdict",
     "timestamp with time zone": "coalesce({c}, 'epoch') + interval '1 microsecond'",
     "int8range": "int8range(lower({c}), coalesce(upper({c}), 1000) + 1)",
+    "int4multirange": "{c} + int4multirange(int4range(1000, 1001))",
+    "int8multirange": "{c} + int8multirange(int8range(1000, 1001))",
 }
 
 
@@ -76,6 +80,13 @@ def values(conn: database.Connection, table: str, row: Where) -> dict[str, str |
     picked = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in names)
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(picked, sql.Identifier(table), _at(row))
     return dict(zip(names, conn.execute(query).fetchall()[0], strict=True))
+
+
+def another(conn: database.Connection, table: str, column: str, row: Where) -> dict[str, str | None]:
+    """The row's columns as text, with what `change` and `add` would put into one of them."""
+    value = sql.SQL(ANOTHER[columns(conn, table)[column]].format(c=f'"{column}"'))
+    query = sql.SQL("SELECT ({})::text FROM {} WHERE {}").format(value, sql.Identifier(table), _at(row))
+    return values(conn, table, row) | {column: conn.execute(query).fetchall()[0][0]}
 
 
 @contextmanager

@@ -37,9 +37,9 @@ def build(conn: database.Connection) -> None:
     other = deployments.set_calibration(conn, second, {"*": 0.5, "app": 2.0}, {}, ACTOR)
     deployments.deploy(conn, replays.routing(first, calibration), ACTOR)
     deployments.deploy(conn, replays.routing(second, other), ACTOR)
-    january = [_varied(n, "2024-01-31", epoch=2) for n in range(6)]
-    february = [_varied(n, "2024-02-01", epoch=2) for n in range(6, 12)]
-    positions = [_append(conn, rows, 2) for rows in (january, february)]
+    january = [varied(n, "2024-01-31", epoch=2) for n in range(6)]
+    february = [varied(n, "2024-02-01", epoch=2) for n in range(6, 12)]
+    positions = [append_varied(conn, rows, 2) for rows in (january, february)]
     conflicting = [replace(row, content="other", seq=0) for row in (january[0], february[0], february[1])]
     append.append(conn, batch(conflicting[:2], epoch=2), actor=ACTOR)
     append.append(conn, batch(conflicting[2:], epoch=2), actor="another")
@@ -48,7 +48,7 @@ def build(conn: database.Connection) -> None:
     deployments.roll_back(conn, second, replays.routing(first, calibration), ACTOR, "bad", incident.incident_id)
     incidents.move(conn, incident.incident_id, incidents.Status.ROLLED_BACK, ACTOR)
     deployments.begin_counter_epoch(conn, {"lost": True}, ACTOR, "restart")
-    positions.append(_append(conn, [_varied(n, "2024-01-31", epoch=3, late=True) for n in range(12, 16)], 3, 2))
+    positions.append(append_varied(conn, [varied(n, "2024-01-31", epoch=3, late=True) for n in range(12, 16)], 3, 2))
     _outcomes(conn, january, february)
     lo, hi = positions[0], positions[1] + 1
     billing.close_period(conn, "2024-01", ACTOR, "invoiced")
@@ -76,7 +76,7 @@ def build(conn: database.Connection) -> None:
     )  # interrupted before its entry
 
 
-def _varied(number: int, day: str, epoch: int, late: bool = False) -> Row:
+def varied(number: int, day: str, epoch: int, late: bool = False) -> Row:
     """A click no column of which is that of the one before."""
     verdicts = ("valid", "invalid", "valid", "undecided")
     return Row(
@@ -101,7 +101,8 @@ def _varied(number: int, day: str, epoch: int, late: bool = False) -> Row:
     )
 
 
-def _append(conn: database.Connection, rows: list[Row], epoch: int, counter_epoch: int = 1) -> int:
+def append_varied(conn: database.Connection, rows: list[Row], epoch: int, counter_epoch: int = 1) -> int:
+    """Append rows of a deployment epoch; the entry's position."""
     made = batch(rows, epoch=epoch, counter_epoch=counter_epoch)
     made = replace(made, feature_schema=epoch, device_kind=[row.device[:1] for row in rows])
     position = append.append(conn, made, actor=f"worker-{epoch}").position

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import batches
 import pytest
+from growing import grow
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -23,12 +24,6 @@ from clickledger.ledger import (
 from clickledger.ledger.signed_note import SigningKey
 
 WIDTH = merkle_tiles.TILE_WIDTH
-# Entries as `write_entry` makes them, so many that one call each would take long.
-GROW = """
-    DO $$ BEGIN
-        PERFORM take_log_lock();
-        PERFORM write_entry('noted', 'tests', '', '{}', 0, sha256(''::bytea)) FROM generate_series(1, %d);
-    END $$"""
 # What an owner who means harm can do: change an entry, then make every chain hash after it follow.
 REWRITE = """
     DO $$
@@ -59,11 +54,6 @@ def key(conn: database.Connection) -> SigningKey:
     made = signed_note.generate(checkpoint_keys.origin(conn))
     checkpoint_keys.announce(conn, made, "tests")
     return made
-
-
-def grow(conn: database.Connection, to: int) -> None:
-    conn.execute(GROW % (to - log.head(conn).position))
-    assert log.head(conn).position == to
 
 
 def forge(conn: database.Connection, statement: str) -> None:
@@ -211,6 +201,11 @@ FORGERIES = {
         "does not hold",
     ),
     "checkpoint of another key": ("UPDATE log SET payload = '{}' WHERE kind = 'checkpoint_key_set'", "names no key"),
+    "a tile removed": ("DELETE FROM merkle_tiles WHERE number = 0", "merkle tile 1/0: missing"),
+    "a tile that no entries fill": (
+        "INSERT INTO merkle_tiles SELECT 1, 2, root FROM merkle_tiles WHERE number = 0",
+        "merkle tile 1/2: expected none",
+    ),
     "a tile": ("UPDATE merkle_tiles SET root = sha256('x') WHERE number = 1", "entries 257 to 512 give another hash"),
 }
 

@@ -34,6 +34,7 @@ from clickledger.ledger import (
     publication,
     runs,
     signed_note,
+    sparse,
 )
 
 ROWS = [
@@ -169,6 +170,23 @@ def test_the_newest_publication_decides_and_runs_that_were_only_staged_do_not(le
     said = verified(ledger, bundle)
     assert (said["run_id"], said["verdict"], said["billed_micros"]) == (second, "valid", 1_000)
     assert [run["run_id"] for run in bundle.fields["runs"]] == [ledger.run_id, second, staged]
+
+
+def test_a_sparse_correction_decides_while_it_is_in_force_and_is_told_after_its_revert(ledger: Ledger) -> None:
+    stated = [sparse.Correction(CLICK.click_id, "undecided", "disputed")]
+    corrected = sparse.plan(ledger.conn, stated, actor="tests", reason="disputed").run_id
+    replays.publish(ledger.conn, corrected)
+    in_force = ledger.bundle()
+    said = verified(ledger, in_force)
+    assert (said["run_id"], said["verdict"], said["reason"]) == (corrected, "undecided", "disputed")
+    neighbour = proof_bundle.build(ledger.conn, ROWS[4].uuid, ledger.key)
+    assert verified(ledger, neighbour)["run_id"] == ledger.run_id  # the correction spans its entry, not its line
+    publication.revert(ledger.conn, corrected, "tests", "settled")
+    bundle = ledger.bundle()
+    said = verified(ledger, bundle)
+    assert (said["run_id"], said["verdict"], said["billed_micros"]) == (ledger.run_id, "invalid", 0)
+    assert [run["run_id"] for run in bundle.fields["runs"]] == [ledger.run_id, corrected]
+    assert verified(ledger, in_force)["run_id"] == corrected  # as of its own moment
 
 
 def test_a_run_in_several_chunks_is_proven_by_the_chunk_of_the_click(ledger: Ledger) -> None:
