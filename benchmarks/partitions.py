@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -29,6 +30,7 @@ DAYS = (1, 40, 400)
 CLICKS_A_DAY = 256
 DAY_MS = 86_400_000
 LOCKS_DEFAULT = 64  # max_locks_per_transaction
+GIVES_BACK = "totals"  # reads week by week in savepoints: at its end it holds no more than the parents
 COUNT_LOCKS = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'"
 SELECT_AS_OF_NOW = "SELECT verdict, count(*), sum(cost_micros) FROM authoritative_decisions GROUP BY verdict"
 SELECT_KNOWN = "SELECT click_id FROM clicks WHERE click_id = ANY (%s)"
@@ -49,7 +51,7 @@ FULL, QUICK = Plan(DAYS, 200, 5, 256_000), Plan((1, 3), 3, 1, 512)
 
 @dataclass(frozen=True)
 class Cost:
-    """Median milliseconds of a call, and the relation locks it held at its end; None where it commits by itself."""
+    """Median milliseconds of a call, and relation locks held at its end; None where they were given back before."""
 
     ms: float
     locks: int | None
@@ -119,7 +121,8 @@ def _measure(ledger: Ledger, plan: Plan, result: Result) -> None:
     attach = quantile(ledger.attach_ms[-min(40, ledger.days) :], 0.5)
     _note(result, ledger, "attach", "attaching one day more", Cost(attach, None))
     for key, what, repetitions, call in _calls(ledger, plan):
-        _note(result, ledger, key, what, _cost(ledger.conn, repetitions, call))
+        locks = None if key == GIVES_BACK else _locks(ledger.conn, partial(call, 2 + repetitions))
+        _note(result, ledger, key, what, Cost(_median_ms(repetitions, call), locks))
     for key, what, statement in _statements(ledger):
         planned = _planning_ms(ledger.conn, statement, 20 if plan is FULL else 2)
         _note(result, ledger, f"plan_{key}", f"planning {what}", Cost(planned, None))
@@ -166,7 +169,7 @@ def _statements(ledger: Ledger) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def _cost(conn: database.Connection, repetitions: int, call: Callable[[int], object]) -> Cost:
+def _median_ms(repetitions: int, call: Callable[[int], object]) -> float:
     call(0)
     call(1 if repetitions > 1 else 0)
     seconds = []
@@ -174,12 +177,12 @@ def _cost(conn: database.Connection, repetitions: int, call: Callable[[int], obj
         began = time.perf_counter()
         call(2 + number)
         seconds.append(time.perf_counter() - began)
-    return Cost(1000 * quantile(seconds, 0.5), _locks(conn, lambda: call(2 + repetitions)))
+    return 1000 * quantile(seconds, 0.5)
 
 
 def _locks(conn: database.Connection, call: Callable[[], object]) -> int:
     """Relation locks held at the end of a call; a snapshot it takes is this transaction, so that they can be seen."""
-    with database.snapshot(conn), mock.patch.object(database, "snapshot", nullcontext):
+    with mock.patch.object(database, "snapshot", nullcontext), conn.transaction(force_rollback=True):
         call()
         row = conn.execute(COUNT_LOCKS).fetchone()
     return int(row[0]) if row else 0
