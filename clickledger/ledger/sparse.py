@@ -22,7 +22,7 @@ from clickledger import errors
 from clickledger.ledger import canonical, database, delayed, log, runs, wire
 from clickledger.ledger.authority_map import SPARSE, ClickIds
 
-CLICKS_MAX = 1_000  # publishing so many over as many other overrides takes about half of 50 ms (benchmarks/LOG.md)
+CLICKS_MAX = 250  # publishing 1,000 over as many other overrides took 90 ms, 185 at worst (benchmarks/RESULTS.md)
 REAL_MAX, VERSION_MAX = 3.4e38, (1 << 31) - 1  # what the columns hold
 VERDICTS = ("valid", "invalid", "undecided")
 MODE = "stated"  # decisions were given, not computed: there is no model to compute them again with
