@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks.filled import Filled
 from benchmarks.ground import Figure, Ground, Result, say
@@ -267,8 +268,8 @@ def _publishing(ground: Ground, plan: Plan, result: Result) -> None:
             filled.published(lo, hi)
         for lo, hi in ranges[plan.earlier :]:
             run_id, digest = filled.replayed(lo, hi)
-            times.append(_seconds(lambda: publication.publish(conn, run_id, digest, ACTOR, "measured")))  # noqa: B023 - called at once
-            times.append(_seconds(lambda: publication.revert(conn, run_id, ACTOR, "measured")))  # noqa: B023 - called at once
+            times.append(_seconds(partial(publication.publish, conn, run_id, digest, ACTOR, "measured")))
+            times.append(_seconds(partial(publication.revert, conn, run_id, ACTOR, "measured")))
         head = log.head(conn).position
     slowest = max(times) * 1000
     note = f"median {1000 * statistics.median(times):.1f} ms of {len(times)}; log of {head:,} entries"
