@@ -21,7 +21,7 @@ from clickledger.ledger.authority_map import (
     change,
     check,
     overlapping,
-    topmost,
+    rewritten,
 )
 from clickledger.ledger.log import Writer
 
@@ -44,6 +44,10 @@ SELECT_CLICKS = "SELECT click_id, log_position FROM sparse_clicks WHERE run_id =
 SELECT_PUBLICATIONS = """
     SELECT position, run_id, lower(positions), upper(positions), reverted_position, click_id_min, click_id_max, kind
     FROM publications ORDER BY position"""
+SELECT_LAYERS = """
+    SELECT position, run_id, lower(positions), upper(positions), reverted_position, click_id_min, click_id_max, kind
+    FROM publications WHERE kind = 'range' AND reverted_position IS NULL AND positions && int8range(%s, %s)"""
+TOUCHING = "upper_inf(in_force) AND positions && int8range(%s, %s)"
 CLOSE_ROW = """
     UPDATE authority SET in_force = int8range(lower(in_force), %s)
     WHERE upper_inf(in_force) AND positions = int8range(%s, %s) AND run_id IS NOT DISTINCT FROM %s"""
@@ -99,21 +103,21 @@ def _publication(row: tuple[Any, ...]) -> Publication:
     return Publication(position, run_id, lo, hi, reverted, ClickIds(smallest, largest), kind)
 
 
-def rewrite(writer: Writer, position: int) -> list[Piece]:
-    """Bring the map to the one that the publications give, as of the entry at `position`; the map.
+def rewrite(writer: Writer, position: int, lo: int, hi: int) -> None:
+    """Bring positions [lo, hi) of the map to what the publications give, as of the entry at `position`.
 
+    Only what overlaps or touches the range is read and written, however many publications there are elsewhere.
     Overrides are not looked at: of the two, whichever was published later decides.
     """
-    layers = [_publication(row) for row in writer.execute(SELECT_PUBLICATIONS)]
-    current = [_piece(*row) for row in writer.execute(SELECT_PIECES.format(moment="upper_inf(in_force)"))]
-    wanted = topmost(layers)
-    check(wanted)
+    layers = [_publication(row) for row in writer.execute(SELECT_LAYERS, (lo, hi))]
+    current = [_piece(*row) for row in writer.execute(SELECT_PIECES.format(moment=TOUCHING), (lo - 1, hi + 1))]
+    wanted = rewritten(current, layers, lo, hi)
+    check(wanted, *((current[0].lo, current[-1].hi) if current else (1, None)))
     closing, opening = change(current, wanted)
     for piece in closing:
         writer.execute(CLOSE_ROW, (position, piece.lo, piece.hi, piece.run_id))
     for piece in opening:
         writer.execute(OPEN_ROW, (*piece[:3], position, piece.published, *piece.click_ids))
-    return wanted
 
 
 def rows_between(

@@ -129,6 +129,20 @@ def change(current: Iterable[Piece], wanted: Iterable[Piece]) -> tuple[list[Piec
     return sorted(old - new, key=lambda p: p.lo), sorted(new - old, key=lambda p: p.lo)
 
 
+def rewritten(around: Iterable[Piece], layers: Iterable[Publication], lo: int, hi: int) -> list[Piece]:
+    """What a stretch of a map becomes when the publications in force over positions [lo, hi) are `layers`.
+
+    `around` are the pieces of the map that overlap or touch [lo, hi), in order; the result covers what they cover.
+    """
+    old = list(around)
+    before = [p._replace(hi=lo if p.hi is None else min(p.hi, lo)) for p in old if p.lo < lo]
+    after = [p._replace(lo=max(p.lo, hi)) for p in old if p.hi is None or p.hi > hi]
+    pieces: list[Piece] = []
+    for piece in (*before, *overlapping(topmost(layers), lo, hi), *after):
+        _extend(pieces, piece)
+    return pieces
+
+
 def history(publications: Sequence[Publication]) -> set[MapRow]:
     """Every row the authority table has ever held, by applying publications and reverts in log order."""
     moments = _moments([p for p in publications if p.kind == RANGE])
@@ -186,15 +200,15 @@ def piece_of(pieces: Sequence[Piece], position: int) -> Piece:
     return pieces[bisect_right(pieces, position, key=lambda piece: piece.lo) - 1]
 
 
-def check(pieces: Sequence[Piece]) -> None:
-    """Raise InvariantBroken unless the pieces cover every position from 1 on exactly once."""
-    expected: int | None = 1
+def check(pieces: Sequence[Piece], lo: int = 1, hi: int | None = None) -> None:
+    """Raise InvariantBroken unless the pieces cover every position in [lo, hi) exactly once; hi None = for ever."""
+    expected: int | None = lo
     for piece in pieces:
         if expected is None or piece.lo != expected or (piece.hi is not None and piece.hi <= piece.lo):
             raise InvariantBroken(f"authority map: expected a piece from position {expected}, got {piece}")
         expected = piece.hi
-    if expected is not None:
-        raise InvariantBroken(f"authority map: expected a piece from position {expected} on, got none")
+    if expected != hi:
+        raise InvariantBroken(f"authority map: expected pieces from position {lo} to {hi}, got them to {expected}")
 
 
 def overlapping(pieces: Iterable[Piece], lo: int, hi: int) -> list[Piece]:

@@ -71,7 +71,7 @@ def publish(conn: database.Connection, run_id: int, digest: str, actor: str, rea
         if run.kind == SPARSE:
             writer.execute("SELECT open_overrides(%s, %s)", (run_id, entry.position))
         else:
-            authority.rewrite(writer, entry.position)
+            authority.rewrite(writer, entry.position, run.lo, run.hi)
     return Published(entry.position, time.perf_counter() - started)
 
 
@@ -124,5 +124,5 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> P
         if run.kind == SPARSE:
             writer.execute("SELECT close_overrides(%s, %s, %s)", (run_id, position, entry.position))
         else:
-            authority.rewrite(writer, entry.position)
+            authority.rewrite(writer, entry.position, run.lo, run.hi)
     return Published(entry.position, time.perf_counter() - started)

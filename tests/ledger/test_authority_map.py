@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clickledger.errors import InvariantBroken
-from clickledger.ledger.authority_map import MapRow, Piece, Publication, change, check, history, overlapping, topmost
+from clickledger.ledger.authority_map import (
+    MapRow,
+    Piece,
+    Publication,
+    change,
+    check,
+    history,
+    overlapping,
+    rewritten,
+    topmost,
+)
 
 LAST = 24  # positions looked at one by one; ranges end before it
 
@@ -68,6 +78,19 @@ def test_change_turns_one_map_into_the_other(before: list[Publication], after: l
     assert sorted((set(current) - set(closing)) | set(opening)) == sorted(wanted)
     assert set(closing) <= set(current)
     assert not set(closing) & set(opening)
+
+
+@given(publications())
+def test_rewriting_the_stretch_around_each_event_gives_the_whole_map(layers: list[Publication]) -> None:
+    events = sorted((at, p) for p in layers for at in (p.position, p.reverted) if at is not None)
+    pieces = [Piece(1, None, None)]
+    for moment, changed in events:
+        lo, hi = changed.lo, changed.hi
+        around = [p for p in pieces if p.lo <= hi and (p.hi is None or p.hi >= lo)]
+        standing = [p for p in layers if p.position <= moment and (p.reverted is None or p.reverted > moment)]
+        over = [p._replace(reverted=None) for p in standing if p.lo < hi and lo < p.hi]
+        pieces = sorted({*pieces} - {*around} | {*rewritten(around, over, lo, hi)})
+        assert pieces == topmost(layers, as_of=moment)
 
 
 @given(publications())
