@@ -24,12 +24,12 @@ LIVE_ROWS = 16
 
 def run(ground: Ground) -> Result:
     """The ratio `import_vs_copy`, and live appends beside an import."""
-    rounds, batches = (1, 2) if ground.quick else (10, 8)
+    rounds, batches = (1, 2) if ground.quick else (10, 24)
     result = Result()
     url = ground.fresh_database()
     with database.connect(url) as conn:
         _against_copy(conn, rounds, batches, result)
-        _beside(conn, url, batches if ground.quick else 24, result)
+        _beside(conn, url, batches, result)
     return result
 
 

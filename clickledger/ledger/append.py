@@ -23,11 +23,12 @@ from clickledger.ledger.records import Batch, Encoded, encode
 APPEND_BATCH = """
     SELECT position, recorded_at, new_count, new_ordinals
     FROM append_batch(%s, %s, %s, %s, %s, %b, %s)"""
+# The ids bound both sides: of a plan that joins another way than by look-ups, neither reads all that lies between.
 SELECT_FIRST = """
     SELECT c.click_id, c.intake_digest, d.log_position, d.verdict::text, d.reason, d.deployment_epoch
     FROM clicks c JOIN decisions d USING (click_id)
     WHERE c.click_id = ANY (%(ids)s) AND c.click_id BETWEEN %(low)s AND %(high)s
-      AND d.click_id BETWEEN %(low)s AND %(high)s"""
+      AND d.click_id = ANY (%(ids)s) AND d.click_id BETWEEN %(low)s AND %(high)s"""
 KNOWN_CONFLICTS = "SELECT click_id, intake_digest FROM conflicts WHERE click_id = ANY (%s)"
 INSERT_CONFLICT = "INSERT INTO conflicts VALUES (%s, %s, %s)"
 

@@ -8,15 +8,17 @@ Invariants:
 
 from __future__ import annotations
 
+import select
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from psycopg import IsolationLevel
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
+from psycopg.waiting import Ready, Wait
 from psycopg_pool import ConnectionPool
 
 from clickledger import errors
@@ -38,10 +40,26 @@ T = TypeVar("T")
 class Connection(psycopg.Connection[Any]):
     """A connection that raises clickledger's errors."""
 
+    _meanwhile: Callable[[], bool] | None = None
+
+    @contextmanager
+    def meanwhile(self, work: Callable[[], bool]) -> Iterator[None]:
+        """Call `work` whenever the connection would wait for its server, over and over while it says it did something.
+
+        Each call holds the answer up for as long as it takes, so it should be a small part of a millisecond; it may
+        neither raise nor use the connection.
+        """
+        before, self._meanwhile = self._meanwhile, work
+        try:
+            yield
+        finally:
+            self._meanwhile = before
+
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """One exchange with the server: the one place all of them pass."""
         try:
-            return super().wait(gen, *args, **kwargs)
+            busy = gen if self._meanwhile is None else _filled(gen, self.pgconn.socket, self._meanwhile)
+            return super().wait(busy, *args, **kwargs)
         except psycopg.Error as error:
             if (ours := _translate(error)) is None:
                 raise
@@ -71,6 +89,30 @@ class Connection(psycopg.Connection[Any]):
             if commits:
                 _admit(error)
             raise
+
+
+def _filled(gen: PQGen[T], fileno: int, work: Callable[[], bool]) -> PQGen[T]:
+    """The same exchange, with work done wherever it would wait; what is left of the waiting is psycopg's."""
+    try:
+        wanted = next(gen)
+        while True:
+            if ready := _ready(fileno, wanted):
+                wanted = gen.send(ready)
+            elif work():
+                # Look all the same, which blocks nothing: a socket takes more long before it is called writable.
+                wanted = gen.send(wanted)
+            else:
+                wanted = gen.send((yield wanted))
+    except StopIteration as end:
+        return cast(T, end.value)
+
+
+def _ready(fileno: int, wanted: int) -> int:
+    """Which of reading and writing, of those wanted, would not block now."""
+    poll = select.poll()
+    poll.register(fileno, (select.POLLIN if wanted & Wait.R else 0) | (select.POLLOUT if wanted & Wait.W else 0))
+    events = sum(found for _, found in poll.poll(0))
+    return (Ready.R if events & select.POLLIN else 0) | (Ready.W if events & select.POLLOUT else 0)
 
 
 _unconfirmed: weakref.WeakSet[Connection] = weakref.WeakSet()

@@ -5,7 +5,7 @@ differs in how rows travel, by binary COPY, which for thousands of rows takes ha
 
 Invariants:
 - rows carry their entry's position, so they are copied in under the log lock. Everything is encoded before it is taken;
-  under it the client hands over ready bytes, and encodes a little of the next batch while the server has bytes to eat;
+  under it the client hands over ready bytes, and encodes the next batch wherever it would only wait for the server;
 - the lock is held once for each batch, at most `ROWS_MAX` rows, so appenders beside an import wait for one batch;
 - it inserts rows itself, which no role may: an import of history is the owner's act;
 - a host that is gone is noticed by the server's keepalives (`database.SESSION_OPTIONS`). A process that is frozen in a
@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import compress
 from typing import NamedTuple
 
 from psycopg import errors as sql_errors
+from psycopg.copy import LibpqWriter
 
 from clickledger import errors
 from clickledger.ledger import append, canonical, database, log, records, wire
@@ -30,9 +32,11 @@ from clickledger.ledger.append import Appended, Place
 from clickledger.ledger.records import Batch
 
 ROWS_MAX = 16_384  # a longer batch would hold the log up for longer than an appender should wait
-BATCH_ROWS = 4_096  # what callers should cut history into: half of the gain over appends of 256 is had by then
-STEP_ROWS = 256  # rows of the next batch encoded between two writes of this one
-WRITE_ROWS = 256  # rows handed over at a time: less than a socket's buffer, so that the server eats while we encode
+BATCH_ROWS = (
+    8_192  # what callers should cut history into; on a ledger that decides live, rather 2,048 (benchmarks/LOG.md)
+)
+ENCODED_ROWS = 256  # at a time, in several steps: the server should not have eaten meanwhile what its socket holds
+WRITE_ROWS = 512  # handed over at a time
 
 COPY_CLICKS = f"COPY clicks (log_position, {', '.join(canonical.CLICK_COLUMNS)}) FROM STDIN (FORMAT binary)"
 COPY_DECISIONS = (
@@ -60,16 +64,14 @@ def import_batches(conn: database.Connection, batches: Iterable[Batch], *, actor
     ahead: _Preparation | None = _next(supply)
     while ahead is not None:
         this, ahead = ahead.finish(), _next(supply)
-        yield _import(conn, this, actor, ahead.step if ahead else _nothing)
+        with conn.meanwhile(ahead.step) if ahead else nullcontext():
+            done = _import(conn, this, actor)
+        yield done
 
 
 def import_batch(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     """One batch of thousands; to import several of them, `import_batches` is faster."""
     return next(import_batches(conn, [batch], actor=actor), Appended(None, None, 0, []))
-
-
-def _nothing() -> None:
-    """There is no next batch to prepare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,17 @@ class _Preparation:
         self._steps = _prepare(batch)
         self._done: _Prepared | Exception | None = None
 
-    def step(self) -> None:
-        """Encode `STEP_ROWS` more, if there are any left."""
-        if self._done is None:
-            try:
-                next(self._steps)
-            except StopIteration as end:
-                self._done = end.value
-            except Exception as error:
-                self._done = error
+    def step(self) -> bool:
+        """Encode a little more; whether there was anything left."""
+        if self._done is not None:
+            return False
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._done = end.value
+        except Exception as error:
+            self._done = error
+        return True
 
     def finish(self) -> _Prepared:
         """Encode what is left. Raises InvalidInput."""
@@ -127,21 +131,21 @@ def _prepare(batch: Batch) -> Generator[None, None, _Prepared]:
     clicks: list[bytes] = []
     decisions: list[bytes] = []
     leaves = []
-    for start in range(0, len(kept), STEP_ROWS):
+    for start in range(0, len(kept), ENCODED_ROWS):
         yield
-        part = records.encode_for_copy(batch.take(kept[start : start + STEP_ROWS]))
+        part = yield from records.encode_for_copy(batch.take(kept[start : start + ENCODED_ROWS]))
         clicks += part.clicks
         decisions += part.decisions
         leaves.append(part.leaves)
     return _Prepared(batch, kept, clicks, decisions, b"".join(leaves))
 
 
-def _import(conn: database.Connection, this: _Prepared, actor: str, meanwhile: Callable[[], None]) -> Appended:
+def _import(conn: database.Connection, this: _Prepared, actor: str) -> Appended:
     if not this.kept:
         return Appended(None, None, 0, [])
     ids = [this.batch.click_id[i] for i in this.kept]
     days = append.days_of(ids[0], ids[-1], ids)
-    written = append.with_partitions(conn, days, lambda place: _write(conn, this, ids, actor, place, meanwhile))
+    written = append.with_partitions(conn, days, lambda place: _write(conn, this, ids, actor, place))
     return append.answer(conn, this.batch, written.position, written.recorded_at, written.rows, actor=actor)
 
 
@@ -159,7 +163,6 @@ def _write(
     ids: Sequence[bytes],
     actor: str,
     place: Place,
-    meanwhile: Callable[[], None],
 ) -> _Written:
     """Copy unseen, since rows of history are new as a rule; a collision or a refusal makes it look which are."""
     looking = _looking.get(place, 0)
@@ -167,7 +170,7 @@ def _write(
     if not looking:
         try:
             with log.writing(conn) as writer:
-                return _copy_in(conn, writer, this, actor, meanwhile)
+                return _copy_in(conn, writer, this, actor)
         except (sql_errors.UniqueViolation, errors.RevokedDeployment, errors.LostCounters):
             _looking[place] = append.LOOKING_BATCHES
     with log.writing(conn) as writer:
@@ -175,7 +178,7 @@ def _write(
         if not fresh.kept:
             writer.execute("SELECT await_standbys()")
             return _Written(None, None, [])
-        return _copy_in(conn, writer, fresh, actor, meanwhile)
+        return _copy_in(conn, writer, fresh, actor)
 
 
 def _new(conn: database.Connection, ids: Sequence[bytes]) -> list[bool]:
@@ -186,34 +189,24 @@ def _new(conn: database.Connection, ids: Sequence[bytes]) -> list[bool]:
     return [click_id not in known for click_id in ids]
 
 
-def _copy_in(
-    conn: database.Connection, writer: log.Writer, this: _Prepared, actor: str, meanwhile: Callable[[], None]
-) -> _Written:
+def _copy_in(conn: database.Connection, writer: log.Writer, this: _Prepared, actor: str) -> _Written:
     batch = this.batch
     [(position,)] = writer.execute(IMPORT_POSITION, (batch.deployment_epoch, batch.counter_epoch))
     stamp = (8).to_bytes(4) + int(position).to_bytes(8)
     lined = list(map(operator.add, LINES, this.decisions))
-    _copy(conn, COPY_CLICKS, len(canonical.CLICK_COLUMNS) + 1, stamp, this.clicks, meanwhile)
-    _copy(conn, COPY_DECISIONS, len(canonical.DECISION_COLUMNS) + 2, stamp, lined, meanwhile)
+    _copy(conn, COPY_CLICKS, len(canonical.CLICK_COLUMNS) + 1, stamp, this.clicks)
+    _copy(conn, COPY_DECISIONS, len(canonical.DECISION_COLUMNS) + 2, stamp, lined)
     entry = writer.record("clicks_decided", {}, actor, leaf_bytes=this.leaves)
     if entry.position != position:
         raise errors.InvariantBroken(f"expected the imported entry at position {position}, got {entry.position}")
     return _Written(entry.position, entry.recorded_at, this.kept)
 
 
-def _copy(
-    conn: database.Connection,
-    statement: str,
-    columns: int,
-    stamp: bytes,
-    rows: Sequence[bytes],
-    meanwhile: Callable[[], None],
-) -> None:
-    """Each row behind its count of columns and its log position; between two writes the next batch gets a step on."""
+def _copy(conn: database.Connection, statement: str, columns: int, stamp: bytes, rows: Sequence[bytes]) -> None:
+    """Each row behind its count of columns and its log position."""
     head = columns.to_bytes(2) + stamp
-    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+    with conn.cursor() as cursor, cursor.copy(statement, writer=LibpqWriter(cursor, flush_threshold=0)) as copy:
         copy.write(COPY_HEADER)
         for start in range(0, len(rows), WRITE_ROWS):
             copy.write(head + head.join(rows[start : start + WRITE_ROWS]))
-            meanwhile()
         copy.write(COPY_TRAILER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -120,13 +120,19 @@ def encode(batch: Batch, rows: Sequence[int] | None = None) -> Encoded:
         return _encode(batch, range(len(batch)) if rows is None else rows)
 
 
-def encode_for_copy(batch: Batch) -> Copied:
-    """The same rows, in their own order, as binary COPY takes them. Raises InvalidInput."""
+def encode_for_copy(batch: Batch) -> Generator[None, None, Copied]:
+    """The same rows, in their own order, as binary COPY takes them; a generator that pauses between its parts.
+
+    Whoever has a server to feed does so in the pauses; each part takes about as long. Raises InvalidInput.
+    """
     with _encoding(batch):
         _check(batch)
         fixed, others = _fixed_columns(batch), _other_columns(batch)
+        yield
         clicks = _joined(_parts(canonical.CLICK_COLUMNS, fixed, others))
+        yield
         decisions = _joined(_parts(canonical.DECISION_COLUMNS, fixed, others))
+        yield
     leaves = canonical.leaves(canonical.DECIDED_CLICK_DOMAIN, map(operator.add, clicks, decisions))
     return Copied(clicks, decisions, leaves)
 

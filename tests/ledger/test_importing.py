@@ -19,6 +19,7 @@ Connect = Callable[[], database.Connection]
 COUNTS = "SELECT (SELECT count(*) FROM clicks), (SELECT count(*) FROM decisions), (SELECT count(*) FROM leaves)"
 CLICKS = "SELECT * FROM clicks ORDER BY click_id"
 DECISIONS = "SELECT * FROM decisions ORDER BY log_position, line"
+COPYING = "SELECT query FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND query LIKE 'COPY%%'"
 LEAVES = "SELECT * FROM leaves ORDER BY position"
 
 
@@ -158,14 +159,15 @@ def test_import_killed_before_its_commit_leaves_nothing_and_is_repeated_whole(co
     do_import(conn, clicks(300))
     killed = False
 
-    def kill() -> None:
+    def kill() -> bool:
         nonlocal killed
-        if not killed:
+        copying = watcher.execute(COPYING, (conn.info.backend_pid,)).fetchone()
+        if copying and not killed:
             killed = bool(watcher.execute("SELECT pg_terminate_backend(%s)", (conn.info.backend_pid,)).fetchone())
+        return killed
 
-    prepared = importing._Preparation(batch(clicks(900))).finish()
-    with pytest.raises(errors.Unavailable, match="the database went away"):
-        importing._import(conn, prepared, "tests", kill)  # in the middle of the first COPY
+    with conn.meanwhile(kill), pytest.raises(errors.Unavailable, match="the database went away"):
+        do_import(conn, clicks(900))  # in the middle of a COPY
     assert killed
     assert watcher.execute(COUNTS).fetchone() == (300, 300, 1)
     again = do_import(connect(), clicks(900))
