@@ -56,6 +56,12 @@ def test_entry_of_a_checkpoint_says_what_its_row_does(conn: database.Connection,
     assert sizes(conn) == [2]
 
 
+def test_checkpoint_that_nobody_answers_for_is_not_stored(conn: database.Connection, key: SigningKey) -> None:
+    with pytest.raises(errors.InvalidInput, match="expected who does this"):
+        checkpoints.sign(conn, key, "")
+    assert sizes(conn) == []
+
+
 def test_the_role_that_recovers_signs_and_no_other(
     conn: database.Connection, database_url: str, key: SigningKey
 ) -> None:
