@@ -30,6 +30,8 @@ def show(report: audit.Report, failures: Mapping[str, list[str]], rescored: Resc
     again = f"; {rescored.exact} of {rescored.rescored} re-scored exactly" if rescored else ""
     of = f" of positions {report.lo} to {report.head}" if report.unverified else ""
     output.say(f"{report.entries} entries{of}, {report.rows} rows{again}")
+    if report.overrides is not None:
+        output.say(f"{report.overrides} clicks with a sparse correction in force")
     if report.unverified and report.lo > 1:
         output.say(f"entry {report.lo - 1}, on which the range follows, was taken as it is")
     output.hint(next_step(report, failures))

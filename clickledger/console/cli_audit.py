@@ -116,7 +116,8 @@ def verify(
     ok = report.ok and (rescored is None or rescored.ok) and not any(held.values())
     if as_json:
         checks = {name: not lines for name, lines in failures.items()}
-        counts = {"entries": report.entries, "rows": report.rows, "head": report.head, "from": report.lo}
+        counts = {"entries": report.entries, "rows": report.rows, "overrides": report.overrides}
+        counts |= {"head": report.head, "from": report.lo}
         again = {"rescored": rescored.rescored, "rescored_exact": rescored.exact} if rescored else {}
         left = {"unverified": audit_words.unverified(report, RESCORED), "notes": report.notes, "jobs": wanted}
         output.result({"ok": ok, "checks": checks, "failures": failures, **counts, **again, **left})

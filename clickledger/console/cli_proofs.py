@@ -51,7 +51,7 @@ def prove(
     chosen = attached(folder)
     with connected(chosen) as conn:
         click_id = provenance.find(conn, click)
-        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen))
+        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen), actor())
         verified = proofs.checked(conn, bundle)
         signer = checkpoint_keys.in_force(checkpoint_keys.history(conn), verified.statement["as_of"])
     place = file or Path(f"proof-{click_id}.json")
@@ -84,7 +84,7 @@ def checkpoint(
         key = None if show else checkpoint_key_file.of(chosen)
         if not show and key is None:
             raise errors.NotFound("expected a key that signs checkpoints, got none: clickledger audit key new")
-        point = checkpoints.sign(conn, key, advance) if key else checkpoints.newest(conn)
+        point = checkpoints.sign(conn, key, actor(), advance) if key else checkpoints.newest(conn)
     if point is None:
         raise errors.NotFound("the ledger has no checkpoint yet: clickledger audit checkpoint")
     output.say(f"checkpoint over {point.size} entries of {point.origin}")
@@ -106,7 +106,7 @@ def continue_(
     """Write what shows the holder of a checkpoint, offline, that the log has only grown since."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        proof = proof_bundle.consistency(conn, proofs.read_note(held), checkpoint_key_file.of(chosen))
+        proof = proof_bundle.consistency(conn, proofs.read_note(held), checkpoint_key_file.of(chosen), actor())
     old, new = (checkpoints.parse(proof.fields[side]) for side in ("old", "new"))
     place = file or Path(f"continued-{old.size}-{new.size}.json")
     _write(place, proof.text)

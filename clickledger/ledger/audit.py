@@ -62,13 +62,15 @@ SELECT_FALSE_ARTEFACTS = """
 class Report:
     """What was verified of entries `lo` to `head`; a check is ok when it has no failure lines.
 
-    `rows` counts decisions, delayed ones too, and outcomes; `unverified` names the checks that need the whole ledger,
-    where only a range was asked for; `notes` are no failures.
+    `rows` counts decisions, delayed ones too, and outcomes; `overrides` the clicks with a sparse correction in force,
+    None where only a range was asked for; `unverified` names the checks that need the whole ledger then; `notes` are no
+    failures.
     """
 
     head: int = 0
     entries: int = 0
     rows: int = 0
+    overrides: int | None = None
     failures: dict[str, list[str]] = field(default_factory=dict)
     lo: int = 1
     unverified: list[str] = field(default_factory=list)
@@ -216,6 +218,7 @@ class _Audit:
         """What is left once all rows were read."""
         self._report.note("digests", audit_rows.strays(self._conn, head.position))
         self._report.note(COUNTING_ORDER, self._counting_faults(head))
+        self._report.overrides = audit_authority.overrides(self._conn)
         self._report.notes += audit_money.unused(self._conn) + departure.unused(self._conn)
 
     def _counting_faults(self, head: log.Head) -> list[str]:

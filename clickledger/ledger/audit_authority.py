@@ -12,6 +12,7 @@ from clickledger.ledger import authority, database
 SELECT_STAGED = """
     SELECT run_id, lower(positions), upper(positions) FROM replay_runs
     WHERE status = 'staged' AND kind = 'range' ORDER BY run_id"""
+COUNT_OVERRIDES = "SELECT count(*) FROM authority_overrides WHERE upper_inf(in_force)"
 # What identifies a click's rows in both tables, added up whatever their order.
 _SAME = "d.click_id, d.log_position, d.line, d.advertiser_id, d.campaign_id, d.cost_micros, d.currency, d.slice"
 SELECT_SUM = f"""
@@ -37,6 +38,14 @@ def verify(conn: database.Connection) -> list[str]:
                 f"run {run_id}: expected the {live[0]} clicks of its range decided once, {_which(conn, run_id, lo, hi)}"
             )
     return failures
+
+
+def overrides(conn: database.Connection) -> int:
+    """How many clicks have a sparse correction in force; that each of them follows from the log is `rebuild`'s to say.
+
+    A click whose range was published again later is decided by that, and its override counts still.
+    """
+    return int((conn.execute(COUNT_OVERRIDES).fetchone() or (0,))[0])
 
 
 def _sum(conn: database.Connection, query: str) -> tuple[int, int]:

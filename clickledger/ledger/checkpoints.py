@@ -2,8 +2,11 @@
 
 Invariants:
 - nothing is signed that is inconsistent with what was signed before;
-- a checkpoint is stored with its promise and never changed; whoever holds a copy can hold the ledger to it;
-- signing takes no lock of the log: an entry that can be seen keeps its position and content.
+- a checkpoint is an entry of the log and a row that says the same (`checkpoint_entries`), never changed; whoever holds
+  a copy can hold the ledger to it;
+- an entry that can be seen keeps its position and content, so everything is read, hashed and signed without the log's
+  lock: only the note is stored under it;
+- a checkpoint by itself is nothing to sign another one over: a ledger at rest stays as it is.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import checkpoint_keys, database, log, merkle_tiles, signed_note
+from clickledger.ledger import checkpoint_entries, checkpoint_keys, database, log, merkle_tiles, signed_note
 
-SELECT_CHECKPOINTS = "SELECT size, root, note FROM checkpoints ORDER BY size"
+SELECT_NOTES = "SELECT note FROM checkpoints ORDER BY size"
 SELECT_TWICE = "SELECT size, count(*) FROM checkpoints GROUP BY size HAVING count(*) > 1 ORDER BY size"
-SELECT_NEWEST = "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
-INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, root, note) VALUES (%s, %s, %s) ON CONFLICT (size) DO NOTHING"
+# Nothing where one over as many entries, or more, was stored since this one was begun.
+INSERT_CHECKPOINT = f"""
+    INSERT INTO checkpoints (size, root, note) SELECT %(size)s::bigint, %(root)s::bytea, %(note)s::text
+    WHERE NOT EXISTS (SELECT FROM checkpoints c WHERE c.size >= %(size)s)
+    RETURNING {checkpoint_entries.SIGNED_AT_US}"""
 
 
 class Checkpoint(NamedTuple):
@@ -50,28 +56,55 @@ def parse(note: str) -> Checkpoint:
 
 def newest(conn: database.Connection) -> Checkpoint | None:
     """The stored checkpoint that covers most, if there is any."""
-    row = conn.execute(SELECT_NEWEST).fetchone()
-    return parse(row[0]) if row else None
+    row = checkpoint_entries.newest(conn)
+    return parse(row.note) if row else None
 
 
 def sign(
     conn: database.Connection,
     key: signed_note.SigningKey,
+    actor: str,
     progress: merkle_tiles.Progress | None = None,
 ) -> Checkpoint:
-    """Sign and store a checkpoint over the log as it is now; the newest one when the log has not grown since.
+    """Sign a checkpoint over the log as it is now, and store and record it; the newest one when only checkpoints were
+    recorded since.
 
-    Raises Conflict when `key` is not the one in force, VerificationFailed when the log does not continue what was
-    signed before.
+    When somebody else stores one over as much meanwhile, the log is looked at again. Raises Conflict when `key` is not
+    the one in force, VerificationFailed when the log does not continue what was signed before or its newest checkpoint
+    is not the one it recorded.
     """
-    size, last = log.head(conn).position, newest(conn)
-    _check_in_force(conn, key, size)
-    if last and last.size == size:
-        return last
-    if last and last.size > size:
-        raise errors.VerificationFailed(
-            f"checkpoint over {last.size} entries: the log ends at {size}, {_missing(size, last)}"
-        )
+    stored = None
+    while stored is None:
+        size, last, grown = _look(conn, key)
+        if last and not grown:
+            return last
+        stored = _stored(conn, _signed(conn, key, size, last, progress), actor)
+    return stored
+
+
+def _look(conn: database.Connection, key: signed_note.SigningKey) -> tuple[int, Checkpoint | None, bool]:
+    """Of one moment: the head's position, the newest checkpoint, and whether there is anything new to sign."""
+    with database.snapshot(conn):
+        size, row = log.head(conn).position, checkpoint_entries.newest(conn)
+        _check_in_force(conn, key, size)
+        if row and row.size > size:
+            raise errors.VerificationFailed(
+                f"checkpoint over {row.size} entries: the log ends at {size}, {_missing(size, row.size)}"
+            )
+        checkpoint_entries.require_same(conn, row)
+        if row is None:
+            return size, None, True
+        return size, parse(row.note), checkpoint_entries.others_since(conn, row.size)
+
+
+def _signed(
+    conn: database.Connection,
+    key: signed_note.SigningKey,
+    size: int,
+    last: Checkpoint | None,
+    progress: merkle_tiles.Progress | None,
+) -> Checkpoint:
+    """A checkpoint over the entries 1 to `size`, which nobody has seen yet."""
     merkle_tiles.extend(conn, size, progress)
     tree = merkle_tiles.Tree(conn)
     if last and tree.root(last.size) != last.root:
@@ -80,33 +113,46 @@ def sign(
             "run audit verify"
         )
     root = tree.root(size)
-    note = signed_note.sign(body(key.name, size, root), key)
-    conn.execute(INSERT_CHECKPOINT, (size, root, note))
-    return Checkpoint(key.name, size, root, note)
+    return Checkpoint(key.name, size, root, signed_note.sign(body(key.name, size, root), key))
+
+
+def _stored(conn: database.Connection, point: Checkpoint, actor: str) -> Checkpoint | None:
+    """Store a checkpoint with its entry; None, and nothing stored, where another one over as much came first."""
+    with log.writing(conn) as writer:
+        row = writer.execute(INSERT_CHECKPOINT, {"size": point.size, "root": point.root, "note": point.note})
+        if not row:
+            return None
+        stored = checkpoint_entries.Row(point.size, point.root, point.note, row[0][0])
+        writer.record("checkpoint_signed", checkpoint_entries.payload(stored), actor)
+    return point
 
 
 def verify(conn: database.Connection) -> list[str]:
-    """Keys, checkpoints and tiles against the log, which is read from its beginning; one line for each failure."""
+    """Keys, checkpoints, their entries and tiles against the log, read from its beginning; a line for each failure."""
     head, name = log.head(conn).position, checkpoint_keys.origin(conn)
-    keys = checkpoint_keys.history(conn)
+    keys, rows = checkpoint_keys.history(conn), checkpoint_entries.rows(conn)
     failures = checkpoint_keys.problems(keys, name)
     twice = conn.execute(SELECT_TWICE)
     failures += [f"checkpoint over {size} entries: it is there {times} times" for size, times in twice]
-    signed = []
-    for size, root, note in conn.execute(SELECT_CHECKPOINTS).fetchall():
-        found = _note_problems(note, name, keys)
-        if not found and (size, bytes(root)) != parse(note)[1:3]:
-            found = [f"its row says otherwise than its note, which is one over {parse(note).size}"]
-        failures += [f"checkpoint over {size} entries: {problem}" for problem in found]
-        signed += [] if found else [parse(note)]
-    failures += [
-        f"checkpoint over {point.size} entries: the log ends at {head}, {_missing(head, point)}"
-        for point in signed
-        if point.size > head
-    ]
-    within = [point for point in signed if point.size <= head]
+    failures += checkpoint_entries.differences(conn, rows)
+    within = []
+    for row in rows:
+        problems = _row_problems(row, head, name, keys)
+        failures += [f"checkpoint over {row.size} entries: {problem}" for problem in problems]
+        within += [] if problems else [parse(row.note)]
     failures += merkle_tiles.misplaced(conn, head, max((point.size for point in within), default=0))
     return failures + _differences(conn, head, within)
+
+
+def _row_problems(
+    row: checkpoint_entries.Row, head: int, origin: str, keys: list[checkpoint_keys.KeyEntry]
+) -> list[str]:
+    """Why a row is no checkpoint over entries that are there."""
+    if problems := _note_problems(row.note, origin, keys):
+        return problems
+    if (row.size, bytes(row.root)) != (point := parse(row.note))[1:3]:
+        return [f"its row says otherwise than its note, which is one over {point.size}"]
+    return [f"the log ends at {head}, {_missing(head, row.size)}"] if row.size > head else []
 
 
 def check_held(conn: database.Connection, note: str) -> list[str]:
@@ -120,9 +166,11 @@ def check_held(conn: database.Connection, note: str) -> list[str]:
     if held.origin != name:
         return failures
     if held.size > head:
-        failures.append(f"held checkpoint over {held.size} entries: the log ends at {head}, {_missing(head, held)}")
+        failures.append(
+            f"held checkpoint over {held.size} entries: the log ends at {head}, {_missing(head, held.size)}"
+        )
         return failures
-    kept = [parse(text) for _, _, text in conn.execute(SELECT_CHECKPOINTS) if not _note_problems(text, name, keys)]
+    kept = [parse(text) for (text,) in conn.execute(SELECT_NOTES) if not _note_problems(text, name, keys)]
     below = [point for point in kept if point.size <= held.size]
     return failures + _differences(conn, held.size, [*below, held])
 
@@ -184,5 +232,5 @@ def _check_in_force(conn: database.Connection, key: signed_note.SigningKey, size
         )
 
 
-def _missing(head: int, point: Checkpoint) -> str:
-    return f"entries {head + 1} to {point.size} are missing"
+def _missing(head: int, size: int) -> str:
+    return f"entries {head + 1} to {size} are missing"

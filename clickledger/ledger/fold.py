@@ -2,7 +2,8 @@
 
 Invariants:
 - pure: entries in, rows out; nothing is read from the caches it is there to check;
-- a kind that changes a cache is handled here, or `rebuild.differences` shows the rows it left out.
+- a kind that changes a cache is handled here, or `rebuild.differences` shows the rows it left out; `checkpoint_entries`
+  compares the one table that repeats its entries as they are.
 """
 
 from __future__ import annotations

@@ -59,13 +59,15 @@ class Bundle(NamedTuple):
     text: str
 
 
-def build(conn: database.Connection, click_id: uuid.UUID, key: signed_note.SigningKey | None = None) -> Bundle:
-    """The bundle of a click, under a checkpoint signed now if `key` is given, else under the newest one.
+def build(
+    conn: database.Connection, click_id: uuid.UUID, key: signed_note.SigningKey | None = None, actor: str = ""
+) -> Bundle:
+    """The bundle of a click, under a checkpoint that `actor` has signed now if `key` is given, else the newest one.
 
     Raises NotFound without such a click, Refused when no checkpoint covers it, VerificationFailed when the ledger is
     not what it should be.
     """
-    checkpoint = checkpoints.sign(conn, key) if key else checkpoints.newest(conn)
+    checkpoint = checkpoints.sign(conn, key, actor) if key else checkpoints.newest(conn)
     with database.snapshot(conn):
         place = conn.execute(SELECT_LINE, (click_id,)).fetchone()
         if place is None:
@@ -78,16 +80,19 @@ def build(conn: database.Connection, click_id: uuid.UUID, key: signed_note.Signi
     return Bundle(fields, canonical.canonical_json(fields) + "\n")
 
 
-def consistency(conn: database.Connection, held: str, key: signed_note.SigningKey | None = None) -> Bundle:
+def consistency(
+    conn: database.Connection, held: str, key: signed_note.SigningKey | None = None, actor: str = ""
+) -> Bundle:
     """What shows the holder of a checkpoint that the log still begins with what it covers, without the log itself.
 
-    Up to a checkpoint signed now if `key` is given, else up to the newest one. Raises InvalidInput when `held` is no
-    checkpoint of this ledger, Refused when none covers as much, VerificationFailed when the log does not continue it.
+    Up to a checkpoint that `actor` has signed now if `key` is given, else up to the newest one. Raises InvalidInput
+    when `held` is no checkpoint of this ledger, Refused when none covers as much, VerificationFailed when the log does
+    not continue it.
     """
     old, name = checkpoints.parse(held), checkpoint_keys.origin(conn)
     if old.origin != name:
         raise errors.InvalidInput(f"checkpoint: expected one of {name}, got one of {old.origin}")
-    new = checkpoints.sign(conn, key) if key else checkpoints.newest(conn)
+    new = checkpoints.sign(conn, key, actor) if key else checkpoints.newest(conn)
     if new is None or new.size < old.size:
         raise errors.Refused(
             f"expected a checkpoint over {old.size} entries or more, got {new.size if new else 'none'}"

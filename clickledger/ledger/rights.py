@@ -173,6 +173,7 @@ ENTRIES: Mapping[str, Roles] = {
     "replay_reverted": _REPLAYER,
     "checkpoint_key_set": _REPLAYER,
     "checkpoint_key_rotated": _REPLAYER,
+    "checkpoint_signed": _REPLAYER,
 }
 
 

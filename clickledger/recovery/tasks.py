@@ -97,7 +97,7 @@ def sign_checkpoint() -> None:
             return
         with _connection(chosen) as conn, steps.alone(conn, "sign_checkpoint") as mine:
             if mine:
-                checkpoints.sign(conn, key)
+                checkpoints.sign(conn, key, ACTOR)
     except ClickledgerError as error:
         logger.error("no checkpoint was signed: %s", error)
 

@@ -99,9 +99,12 @@ def test_corrections_are_compared_then_published_and_reverted_by_hand(
     assert why.lines[-1]["authoritative_run_id"] == run_id
     assert "stated by whoever planned the run, not computed" in why.said
     assert rescore.sample(conn).ok
-    assert audit.verify(conn).ok
+    verified = command("audit", "verify")
+    assert (verified.code, verified.lines[-1]["overrides"]) == (0, 3)
+    assert "3 clicks with a sparse correction in force" in verified.said
     assert command("replay", "revert", run_id, "--reason", "x").code == 0
     assert conn.execute(in_force, (run_id,)).fetchone() == (0,)
+    assert audit.verify(conn).overrides == 0
 
 
 UNKNOWN = "018e25a8-d388-7000-8000-000000000000"

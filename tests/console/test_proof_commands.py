@@ -11,7 +11,7 @@ import pytest
 from decided_traffic import Traffic, deploy, register
 
 from clickledger import verify_bundle
-from clickledger.console import cli
+from clickledger.console import cli, recovery_words
 from clickledger.ledger import checkpoint_keys, checkpoints, database, log, signed_note
 from clickledger.recovery import tasks
 
@@ -70,7 +70,9 @@ def test_from_a_key_to_a_bundle_that_a_stranger_verifies(
     assert file.stat().st_mode & 0o777 == 0o600
 
     signed = command("audit", "checkpoint", "-o", "held.txt")
-    assert signed.fields["size"] == log.head(conn).position
+    entry = log.entry(conn, signed.fields["size"] + 1)
+    assert (entry.kind, entry.payload["note"]) == ("checkpoint_signed", signed.fields["note"])
+    assert entry.actor == recovery_words.actor()
     assert (tmp_path / "held.txt").read_text() == signed.fields["note"]
     assert "next: clickledger audit verify --checkpoint held.txt" in signed.said
 
@@ -94,7 +96,7 @@ def test_a_checkpoint_held_outside_convicts_a_log_that_was_cut(
     assert command("audit", "verify", "--checkpoint", "held.txt").code == 0
     conn.execute("SET session_replication_role = replica")
     conn.execute("DELETE FROM checkpoints")
-    conn.execute("DELETE FROM log WHERE kind = 'checkpoint_key_set'")  # the newest entry
+    conn.execute("DELETE FROM log WHERE kind LIKE 'checkpoint_%'")  # the newest entries
     found = command("audit", "verify", "--checkpoint", "held.txt")
     assert found.code == 1
     head = log.head(conn).position
@@ -109,9 +111,9 @@ def test_the_holder_of_a_checkpoint_is_shown_that_the_log_only_grew(
 ) -> None:
     key = command("audit", "key", "new").fields["verifier_key"]
     held = command("audit", "checkpoint", "-o", "held.txt").fields["size"]
-    log.record(conn, "noted", {}, "tests")
+    noted = log.record(conn, "noted", {}, "tests")
     shown = command("audit", "continue", "held.txt", "-o", "grown.json")
-    assert (shown.fields["old_size"], shown.fields["size"]) == (held, held + 1)
+    assert (shown.fields["old_size"], shown.fields["size"]) == (held, noted.position)
     assert verify_bundle.main([str(tmp_path / "grown.json"), "--key", key]) == 0
 
 
@@ -149,11 +151,12 @@ def test_a_rotated_key_replaces_the_file_and_both_keys_are_shown(
     assert command("audit", "key", "new").code == 4
     command("audit", "checkpoint")
     second = command("audit", "key", "rotate", "--reason", "yearly").fields["verifier_key"]
+    rotated = log.head(conn).position
     assert [k["verifier_key"] for k in command("audit", "key", "show").fields["keys"]] == [first, second]
     key = signed_note.signing_key((tmp_path / "checkpoint.key").read_text().strip())
     assert str(key.verifier) == second
     assert not (tmp_path / "checkpoint.key.new").exists()
-    assert command("audit", "checkpoint").fields["size"] == log.head(conn).position
+    assert command("audit", "checkpoint").fields["size"] == rotated
     assert command("audit", "verify").code == 0
 
 
@@ -212,15 +215,16 @@ def test_beat_signs_when_the_log_grew_and_a_key_is_there(
     tasks.sign_checkpoint()
     assert checkpoints.newest(conn) is None
     command("audit", "key", "new")
-    for _ in range(2):
+    for _ in range(3):
         tasks.sign_checkpoint()
-    assert [row[0] for row in conn.execute("SELECT size FROM checkpoints")] == [log.head(conn).position]
-    log.record(conn, "noted", {}, "tests")
+    [(size,)] = conn.execute("SELECT size FROM checkpoints")
+    assert log.head(conn).position == size + 1  # its own entry is nothing to sign
+    noted = log.record(conn, "noted", {}, "tests")
     tasks.sign_checkpoint()
     newest = checkpoints.newest(conn)
     assert newest is not None
-    assert newest.size == log.head(conn).position
+    assert newest.size == noted.position
     conn.execute("SET session_replication_role = replica")
-    conn.execute("DELETE FROM log WHERE kind = 'noted'")
+    conn.execute("DELETE FROM log WHERE position >= %s", (noted.position,))
     tasks.sign_checkpoint()
     assert "no checkpoint was signed: checkpoint over" in caplog.text

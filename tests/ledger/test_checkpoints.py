@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import batches
 import pytest
 from growing import grow
@@ -71,7 +69,7 @@ def naive_root(conn: database.Connection, size: int) -> bytes:
 @pytest.mark.parametrize("size", [2, WIDTH - 1, WIDTH, WIDTH + 1, 3 * WIDTH + 77])
 def test_a_checkpoint_is_the_root_over_every_entry(conn: database.Connection, key: SigningKey, size: int) -> None:
     grow(conn, size)
-    signed = checkpoints.sign(conn, key)
+    signed = checkpoints.sign(conn, key, "tests")
     assert (signed.size, signed.root) == (size, naive_root(conn, size))
     text = signed_note.open_note(signed.note, [key.verifier]).text
     assert text == checkpoints.body(checkpoint_keys.origin(conn), size, signed.root)
@@ -80,10 +78,12 @@ def test_a_checkpoint_is_the_root_over_every_entry(conn: database.Connection, ke
 
 
 def test_a_log_that_did_not_grow_needs_no_other_checkpoint(conn: database.Connection, key: SigningKey) -> None:
-    first = checkpoints.sign(conn, key)
-    assert checkpoints.sign(conn, key) == first
-    append.append(conn, batches.batch(batches.clicks(3)), actor="tests")
-    assert checkpoints.sign(conn, key).size == first.size + 1
+    first, head = checkpoints.sign(conn, key, "tests"), log.head(conn)
+    for _ in range(3):
+        assert checkpoints.sign(conn, key, "tests") == first
+    assert log.head(conn) == head
+    position = append.append(conn, batches.batch(batches.clicks(3)), actor="tests").position
+    assert checkpoints.sign(conn, key, "tests").size == position == first.size + 2  # its entry is covered as well
     assert conn.execute("SELECT count(*) FROM checkpoints").fetchone() == (2,)
 
 
@@ -105,9 +105,9 @@ def test_tiles_of_every_level_are_the_roots_of_their_entries(
 ) -> None:
     for name, value in (("TILE_HEIGHT", 2), ("TILE_WIDTH", 4), ("ENTRIES_PER_STEP", 8)):
         monkeypatch.setattr(merkle_tiles, name, value)  # three levels with few entries
-    for size in (7, 63, 64, 131):
+    for size in (7, 62, 64, 131):
         grow(conn, size)
-        assert checkpoints.sign(conn, key).root == naive_root(conn, size)
+        assert checkpoints.sign(conn, key, "tests").root == naive_root(conn, size)
     assert {level for level, _ in merkle_tiles.stored(conn)} == {1, 2, 3}
     assert merkle_tiles.walk(conn, 131, []).tiles == merkle_tiles.stored(conn)
     assert checkpoints.verify(conn) == []
@@ -115,11 +115,11 @@ def test_tiles_of_every_level_are_the_roots_of_their_entries(
 
 def test_deleted_tiles_come_back(conn: database.Connection, key: SigningKey) -> None:
     grow(conn, 5 * WIDTH)
-    checkpoints.sign(conn, key)
+    checkpoints.sign(conn, key, "tests")
     before = merkle_tiles.stored(conn)
     conn.execute("DELETE FROM merkle_tiles WHERE number = 2")
-    grow(conn, 5 * WIDTH + 1)
-    assert checkpoints.sign(conn, key).root == naive_root(conn, 5 * WIDTH + 1)
+    grow(conn, 5 * WIDTH + 2)
+    assert checkpoints.sign(conn, key, "tests").root == naive_root(conn, 5 * WIDTH + 2)
     assert merkle_tiles.stored(conn) == before
     merkle_tiles.rebuild(conn, 5 * WIDTH)
     assert merkle_tiles.stored(conn) == before
@@ -128,10 +128,10 @@ def test_deleted_tiles_come_back(conn: database.Connection, key: SigningKey) -> 
 def test_nothing_is_signed_with_a_key_that_is_not_in_force(conn: database.Connection) -> None:
     stranger = signed_note.generate(checkpoint_keys.origin(conn))
     with pytest.raises(errors.Conflict, match="no key was recorded"):
-        checkpoints.sign(conn, stranger)
+        checkpoints.sign(conn, stranger, "tests")
     checkpoint_keys.announce(conn, signed_note.generate(checkpoint_keys.origin(conn)), "tests")
     with pytest.raises(errors.Conflict, match=r"expected clickledger/.*, got clickledger/"):
-        checkpoints.sign(conn, stranger)
+        checkpoints.sign(conn, stranger, "tests")
     with pytest.raises(errors.Conflict, match="expected a ledger without key"):
         checkpoint_keys.announce(conn, stranger, "tests")
 
@@ -142,13 +142,13 @@ def test_the_key_of_another_ledger_is_refused(conn: database.Connection) -> None
 
 
 def test_a_rotated_key_signs_no_more_and_what_it_signed_holds(conn: database.Connection, key: SigningKey) -> None:
-    before = checkpoints.sign(conn, key)
+    before = checkpoints.sign(conn, key, "tests")
     new = signed_note.generate(key.name)
     entry = checkpoint_keys.rotate(conn, key, new, "tests", "yearly")
     with pytest.raises(errors.Conflict):
-        checkpoints.sign(conn, key)
-    after = checkpoints.sign(conn, new)
-    assert (before.size, after.size) == (entry.position - 1, entry.position)
+        checkpoints.sign(conn, key, "tests")
+    after = checkpoints.sign(conn, new, "tests")
+    assert (before.size, after.size) == (entry.position - 2, entry.position)
     [first, second] = checkpoint_keys.history(conn)
     assert (first.verifier, second.verifier, second.previous) == (key.verifier, new.verifier, key.verifier)
     assert set(signed_note.open_note(second.statement, [key.verifier, new.verifier]).by) == {
@@ -165,25 +165,15 @@ def test_a_lost_key_is_replaced_on_the_word_of_the_log_alone(conn: database.Conn
         signed_note.open_note(checkpoint_keys.history(conn)[-1].statement, [key.verifier])
     with pytest.raises(errors.Conflict, match="expected the key in force"):
         checkpoint_keys.rotate(conn, key, signed_note.generate(key.name), "tests")
-    checkpoints.sign(conn, new)
+    checkpoints.sign(conn, new, "tests")
     assert checkpoints.verify(conn) == []
 
 
 def test_checkpoints_are_history(conn: database.Connection, key: SigningKey) -> None:
-    checkpoints.sign(conn, key)
+    checkpoints.sign(conn, key, "tests")
     for statement in ("UPDATE checkpoints SET size = 1", "DELETE FROM checkpoints", "TRUNCATE checkpoints"):
         with pytest.raises(errors.Refused, match="history is never changed"):
             conn.execute(statement)
-
-
-def test_signing_waits_for_no_writer(
-    conn: database.Connection, key: SigningKey, connect: Callable[[], database.Connection]
-) -> None:
-    writer = connect()
-    with log.writing(writer) as open_entry:
-        open_entry.record("noted", {}, "tests")
-        assert checkpoints.sign(conn, key).size == 2
-    assert checkpoints.sign(conn, key).size == 3
 
 
 # What an owner does to a ledger of 600 entries with checkpoints over 2, 300 and 600; what must be said of it.
@@ -200,6 +190,22 @@ FORGERIES = {
         "WHERE size = 300",
         "does not hold",
     ),
+    "time of a checkpoint": (
+        "UPDATE checkpoints SET signed_at = signed_at - interval '1 microsecond' WHERE size = 2",
+        "checkpoint over 2 entries: its row has another signed_at_us than entry 3 recorded",
+    ),
+    "a checkpoint removed": (
+        "DELETE FROM checkpoints WHERE size = 300",
+        "checkpoint over 300 entries: signed by entry 301, its row is missing",
+    ),
+    "the newest checkpoint removed": (
+        "DELETE FROM checkpoints WHERE size = 600",
+        "checkpoint over 600 entries: signed by entry 601, its row is missing",
+    ),
+    "the entry of the newest checkpoint removed": (
+        "DELETE FROM log WHERE position = 601",
+        "checkpoint over 600 entries: expected an entry that says what its row does, got none",
+    ),
     "checkpoint of another key": ("UPDATE log SET payload = '{}' WHERE kind = 'checkpoint_key_set'", "names no key"),
     "a tile removed": ("DELETE FROM merkle_tiles WHERE number = 0", "merkle tile 1/0: missing"),
     "a tile that no entries fill": (
@@ -214,7 +220,7 @@ FORGERIES = {
 def test_what_was_cut_or_rewritten_is_found_and_named(conn: database.Connection, key: SigningKey, name: str) -> None:
     for size in (2, 300, 600):
         grow(conn, size)
-        checkpoints.sign(conn, key)
+        checkpoints.sign(conn, key, "tests")
     statement, named = FORGERIES[name]
     forge(conn, statement)
     failures = audit.verify(conn).failures["checkpoints"]
@@ -223,28 +229,29 @@ def test_what_was_cut_or_rewritten_is_found_and_named(conn: database.Connection,
 
 def test_nothing_is_signed_over_a_log_that_was_cut(conn: database.Connection, key: SigningKey) -> None:
     grow(conn, 20)
-    checkpoints.sign(conn, key)
+    checkpoints.sign(conn, key, "tests")
     forge(conn, "DELETE FROM log WHERE position > 18")
     with pytest.raises(errors.VerificationFailed, match="entries 19 to 20 are missing"):
-        checkpoints.sign(conn, key)
+        checkpoints.sign(conn, key, "tests")
 
 
 def test_nothing_is_signed_over_a_log_that_was_rewritten(conn: database.Connection, key: SigningKey) -> None:
     grow(conn, 20)
-    checkpoints.sign(conn, key)
+    checkpoints.sign(conn, key, "tests")
     forge(conn, REWRITE % {"at": 11})
-    grow(conn, 21)
+    grow(conn, 22)
     with pytest.raises(errors.VerificationFailed, match="the log gives another one"):
-        checkpoints.sign(conn, key)
+        checkpoints.sign(conn, key, "tests")
 
 
 def test_a_checkpoint_held_outside_finds_what_the_ledger_forgot(conn: database.Connection, key: SigningKey) -> None:
     grow(conn, 30)
-    held = checkpoints.sign(conn, key).note
+    held = checkpoints.sign(conn, key, "tests").note
     grow(conn, 40)
     assert checkpoints.check_held(conn, held) == []
     forge(conn, "DELETE FROM checkpoints")
     assert checkpoints.check_held(conn, held) == []
+    assert checkpoints.verify(conn) == ["checkpoint over 30 entries: signed by entry 31, its row is missing"]
     forge(conn, "DELETE FROM log WHERE position > 25")
     [failure] = checkpoints.check_held(conn, held)
     assert "the log ends at 25, entries 26 to 30 are missing" in failure
@@ -253,9 +260,9 @@ def test_a_checkpoint_held_outside_finds_what_the_ledger_forgot(conn: database.C
 
 def test_a_checkpoint_held_outside_finds_a_rewritten_log(conn: database.Connection, key: SigningKey) -> None:
     grow(conn, 10)
-    checkpoints.sign(conn, key)
+    checkpoints.sign(conn, key, "tests")
     grow(conn, 30)
-    held = checkpoints.sign(conn, key).note
+    held = checkpoints.sign(conn, key, "tests").note
     forge(conn, "DELETE FROM checkpoints WHERE size = 30")
     forge(conn, REWRITE % {"at": 29})
     [failure] = checkpoints.check_held(conn, held)
@@ -265,7 +272,7 @@ def test_a_checkpoint_held_outside_finds_a_rewritten_log(conn: database.Connecti
 def test_a_held_checkpoint_must_be_of_this_ledger_and_signed_by_its_key(
     conn: database.Connection, key: SigningKey
 ) -> None:
-    signed = checkpoints.sign(conn, key)
+    signed = checkpoints.sign(conn, key, "tests")
     other = signed_note.generate("clickledger/other")
     elsewhere = signed_note.sign(checkpoints.body("clickledger/other", 1, signed.root), other)
     assert "got one of clickledger/other" in checkpoints.check_held(conn, elsewhere)[0]

@@ -16,7 +16,17 @@ from psycopg import sql
 from replays import published
 
 from clickledger import errors
-from clickledger.ledger import append, database, log, schema
+from clickledger.ledger import (
+    append,
+    audit,
+    checkpoint_keys,
+    checkpoints,
+    database,
+    log,
+    merkle_tiles,
+    schema,
+    signed_note,
+)
 
 MIGRATE = "import sys; from clickledger.ledger import schema; schema.migrate(sys.argv[1])"
 # Everything with a definition: columns, constraints, indexes, triggers, functions, views.
@@ -119,6 +129,32 @@ def test_map_of_version_0_1_0_learns_by_which_publication_each_piece_decides(emp
         ).fetchall()
         assert sorted(found) == [(10, 10, None), (15, 15, None)]
         assert conn.execute("SELECT DISTINCT published FROM authority WHERE run_id IS NULL").fetchall() == [(0,)]
+
+
+def test_checkpoints_signed_before_they_were_entries_are_recorded_as_they_are(empty_database: str) -> None:
+    schema.migrate(empty_database, "reading")
+    with database.connect(empty_database) as conn:
+        key = signed_note.generate(checkpoint_keys.origin(conn))
+        checkpoint_keys.announce(conn, key, "tests")
+        for size in (2, 3, 4):  # as they were signed then
+            root = merkle_tiles.Tree(conn).root(size)
+            note = signed_note.sign(checkpoints.body(key.name, size, root), key)
+            conn.execute("INSERT INTO checkpoints VALUES (%s, %s, %s)", (size, root, note))
+            log.record(conn, "noted", {}, "tests")
+        before = conn.execute("SELECT * FROM checkpoints ORDER BY size").fetchall()
+    schema.migrate(empty_database)
+    with database.connect(empty_database) as conn:
+        assert conn.execute("SELECT * FROM checkpoints ORDER BY size").fetchall() == before
+        entries = log.read(conn, after=5)
+        assert {(entry.kind, entry.actor) for entry in entries} == {("checkpoint_signed", "migration")}
+        assert [entry.payload["size"] for entry in entries] == [2, 3, 4]
+        assert audit.verify(conn).ok
+        assert checkpoints.sign(conn, key, "tests").size == 8
+        assert audit.verify(conn).ok
+        conn.execute("SET session_replication_role = replica")
+        conn.execute("DELETE FROM checkpoints WHERE size = 3")
+        [line] = checkpoints.verify(conn)
+        assert line == "checkpoint over 3 entries: signed by entry 7, its row is missing"
 
 
 def test_server_that_does_not_answer_is_unavailable(tmp_path: Any) -> None:

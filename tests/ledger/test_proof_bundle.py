@@ -86,7 +86,7 @@ class Ledger(NamedTuple):
         return [verify_bundle.key(str(self.key.verifier))]
 
     def bundle(self, *, signed: bool = True) -> proof_bundle.Bundle:
-        return proof_bundle.build(self.conn, CLICK.uuid, self.key if signed else None)
+        return proof_bundle.build(self.conn, CLICK.uuid, self.key if signed else None, "tests")
 
 
 def decided_and_corrected(conn: database.Connection) -> Ledger:
@@ -140,7 +140,8 @@ def test_a_bundle_proves_the_published_decision(shared: Ledger) -> None:
     said = found.statement
     assert (said["click_id"], said["verdict"], said["billed_micros"]) == (str(CLICK.uuid), "invalid", 0)
     assert (said["run_id"], said["log_position"], said["line"]) == (shared.run_id, shared.position, 3)
-    assert said["as_of"] == log.head(shared.conn).position
+    [signed] = log.read(shared.conn, kinds=["checkpoint_signed"])
+    assert said["as_of"] == signed.position - 1
     assert said["event_time_ms"] == batches.at("2024-03-10", 3)
 
 
@@ -179,7 +180,7 @@ def test_a_sparse_correction_decides_while_it_is_in_force_and_is_told_after_its_
     in_force = ledger.bundle()
     said = verified(ledger, in_force)
     assert (said["run_id"], said["verdict"], said["reason"]) == (corrected, "undecided", "disputed")
-    neighbour = proof_bundle.build(ledger.conn, ROWS[4].uuid, ledger.key)
+    neighbour = proof_bundle.build(ledger.conn, ROWS[4].uuid, ledger.key, "tests")
     assert verified(ledger, neighbour)["run_id"] == ledger.run_id  # the correction spans its entry, not its line
     publication.revert(ledger.conn, corrected, "tests", "settled")
     bundle = ledger.bundle()
@@ -198,13 +199,13 @@ def test_a_run_in_several_chunks_is_proven_by_the_chunk_of_the_click(ledger: Led
     replays.work(ledger.conn, run.run_id, {ROWS[8].click_id: "undecided"})
     runs.stage(ledger.conn, run.run_id, "tests")
     replays.publish(ledger.conn, run.run_id)
-    bundle = proof_bundle.build(ledger.conn, ROWS[8].uuid, ledger.key)
+    bundle = proof_bundle.build(ledger.conn, ROWS[8].uuid, ledger.key, "tests")
     assert bundle.fields["runs"][-1]["chunk"] == 1
     assert verified(ledger, bundle)["verdict"] == "undecided"
 
 
 def test_without_a_key_the_newest_checkpoint_is_used_and_nothing_later_is_told(ledger: Ledger) -> None:
-    signed = checkpoints.sign(ledger.conn, ledger.key)
+    signed = checkpoints.sign(ledger.conn, ledger.key, "tests")
     publication.revert(ledger.conn, ledger.run_id, "tests", "later")
     found = verify_bundle.verify(ledger.bundle(signed=False).text, ledger.trusted)
     assert (found.statement["as_of"], found.statement["run_id"]) == (signed.size, ledger.run_id)
@@ -214,13 +215,13 @@ def test_without_a_key_the_newest_checkpoint_is_used_and_nothing_later_is_told(l
 def test_a_click_that_no_checkpoint_covers_is_refused(ledger: Ledger) -> None:
     with pytest.raises(errors.Refused, match=r"covers entry \d+, there is none"):
         ledger.bundle(signed=False)
-    signed = checkpoints.sign(ledger.conn, ledger.key)
+    signed = checkpoints.sign(ledger.conn, ledger.key, "tests")
     late = batches.clicks(1, start=99)
     append.append(ledger.conn, batches.batch(late, epoch=1), actor="tests")
     with pytest.raises(errors.Refused, match=f"the newest covers {signed.size}"):
         proof_bundle.build(ledger.conn, late[0].uuid)
     with pytest.raises(errors.NotFound, match="no click"):
-        proof_bundle.build(ledger.conn, batches.clicks(1, start=100)[0].uuid, ledger.key)
+        proof_bundle.build(ledger.conn, batches.clicks(1, start=100)[0].uuid, ledger.key, "tests")
 
 
 # A statement of an owner who means harm, and what verifying the bundle made afterwards must say.
@@ -238,7 +239,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_bundle_made_of_a_forged_ledger_does_not_verify(ledger: Ledger, name: str) -> None:
-    checkpoints.sign(ledger.conn, ledger.key)
+    checkpoints.sign(ledger.conn, ledger.key, "tests")
     statement, named = FORGERIES[name]
     ledger.conn.execute("SET session_replication_role = replica")
     ledger.conn.execute(statement)
@@ -381,19 +382,19 @@ def test_whoever_recomputes_everything_still_lacks_the_key(shared: Ledger, made:
 
 
 def test_the_holder_of_a_checkpoint_sees_that_the_log_only_grew(ledger: Ledger) -> None:
-    held = checkpoints.sign(ledger.conn, ledger.key)
+    held = checkpoints.sign(ledger.conn, ledger.key, "tests")
     for _ in range(5):
         log.record(ledger.conn, "noted", {}, "tests")
-    proof = proof_bundle.consistency(ledger.conn, held.note, ledger.key)
+    proof = proof_bundle.consistency(ledger.conn, held.note, ledger.key, "tests")
     found = verify_bundle.verify_consistency(proof.text, ledger.trusted)
-    assert found == (ledger.key.name, held.size, held.size + 5)
+    assert found == (ledger.key.name, held.size, held.size + 6)
     again = proof_bundle.consistency(ledger.conn, proof.fields["new"])
     assert again.fields["proof"] == []
-    assert verify_bundle.verify_consistency(again.text, ledger.trusted).old == held.size + 5
+    assert verify_bundle.verify_consistency(again.text, ledger.trusted).old == held.size + 6
 
 
 def test_a_log_that_does_not_continue_a_held_checkpoint_gets_no_proof(ledger: Ledger) -> None:
-    held = checkpoints.sign(ledger.conn, ledger.key)
+    held = checkpoints.sign(ledger.conn, ledger.key, "tests")
     another = signed_note.sign(checkpoints.body(ledger.key.name, 2, bytes(32)), ledger.key)
     with pytest.raises(errors.VerificationFailed, match="does not continue the checkpoint over 2 entries"):
         proof_bundle.consistency(ledger.conn, another)
@@ -409,7 +410,7 @@ def test_a_log_that_does_not_continue_a_held_checkpoint_gets_no_proof(ledger: Le
 @given(data=st.data())
 def test_a_consistency_proof_with_any_bit_flipped_is_refused(shared: Ledger, data: st.DataObject) -> None:
     old = signed_note.sign(checkpoints.body(shared.key.name, 3, merkle_tiles.Tree(shared.conn).root(3)), shared.key)
-    raw = bytearray(proof_bundle.consistency(shared.conn, old, shared.key).text.encode())
+    raw = bytearray(proof_bundle.consistency(shared.conn, old, shared.key, "tests").text.encode())
     assert verify_bundle.verify_consistency(raw.decode(), shared.trusted).old == 3
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= 1 << data.draw(st.integers(0, 7))

@@ -15,13 +15,26 @@ from replays import model, published
 
 import clickledger
 from clickledger import errors
-from clickledger.ledger import append, database, fold, granting, log, outcomes, partitions, rights, runs
+from clickledger.ledger import (
+    append,
+    checkpoint_keys,
+    checkpoints,
+    database,
+    fold,
+    granting,
+    log,
+    outcomes,
+    partitions,
+    rights,
+    runs,
+    signed_note,
+)
 from clickledger.ledger.rights import RUNTIME, Role
 
 # Said a second time, by hand: what must hold whatever `rights` says.
 HISTORY = (
     "log", "leaves", "clicks", "decisions", "delayed_decisions", "outcomes", "conflicts", "artefacts", "comparisons",
-    "comparison_totals", "adjustments",
+    "comparison_totals", "adjustments", "checkpoints",
 )  # fmt: skip
 WRITTEN_BY_FUNCTIONS = ("log", "leaves", "clicks", "decisions")
 READERS = (Role.BILLING_READER, Role.AUDITOR_READER)
@@ -52,6 +65,9 @@ def live(conn: database.Connection) -> None:
     append.append(conn, batch(clicks(1, content="other")), actor="tests")
     outcomes.append(conn, [outcomes.Outcome(click_id(at("2024-03-10"), 0), "purchase", 1, 5)], "tests")
     published(conn, 2, 3, {row.click_id: "invalid" for row in rows})
+    key = signed_note.generate(checkpoint_keys.origin(conn))
+    checkpoint_keys.announce(conn, key, "tests")
+    checkpoints.sign(conn, key, "tests")
 
 
 def tried(conn: database.Connection, role: str, statement: sql.Composable | str) -> str:
