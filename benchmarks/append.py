@@ -34,6 +34,8 @@ PARTITIONS = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = %s::regclass"""
 
+NEWEST_BATCHES = "SELECT position, row_count FROM log WHERE kind = 'clicks_decided' ORDER BY position DESC LIMIT %s"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,11 +44,12 @@ class Plan:
     rounds: int
     batches: dict[int, int]  # batches a turn, by batch size
     processes: tuple[int, ...]
+    process_rounds: int
     process_seconds: float
 
 
-FULL = Plan(12, {1: 300, 16: 200, 64: 100, 256: 100}, (1, 2, 4), 6.0)
-QUICK = Plan(1, {1: 5, 16: 3, 64: 2, 256: 2}, (1, 2), 0.3)
+FULL = Plan(12, {1: 300, 16: 200, 64: 100, 256: 100}, (1, 2, 4), 3, 4.0)
+QUICK = Plan(1, {1: 5, 16: 3, 64: 2, 256: 2}, (1, 2), 1, 0.3)
 
 
 def run(ground: Ground) -> Result:
@@ -174,12 +177,28 @@ def _repeats(conn: database.Connection, plan: Plan, result: Result) -> None:
 
 
 def _processes(ground: Ground, plan: Plan, result: Result) -> None:
+    """The rate of several appenders together, each round beside raw COPY of a part of what they appended."""
     for count in plan.processes:
         say(f"append: {count} appenders")
-        rate = _concurrent(ground.fresh_database(), count, plan.process_seconds)
+        rates, ratios = [], []
+        for _ in range(plan.process_rounds):
+            url = ground.fresh_database()
+            rates.append(_concurrent(url, count, plan.process_seconds))
+            ratios.append(rates[-1] / _copy_rate(url, plan.batches[BATCH_MAX]))
         what = f"append, batches of 256, {count} appender{'s' if count > 1 else ''} in own processes"
-        result.figures.append(Figure(what, rate, "clicks/s"))
-        result.keys[f"append_clicks_per_s_{count}_processes"] = round(rate)
+        note = f"{statistics.median(ratios):.2f} of raw COPY, one stream"
+        result.figures.append(Figure(what, statistics.median(rates), "clicks/s", note))
+        result.keys[f"append_clicks_per_s_{count}_processes"] = round(statistics.median(rates))
+        result.keys[f"append_vs_copy_{count}_processes"] = round(statistics.median(ratios), 4)
+
+
+def _copy_rate(url: str, batches: int) -> float:
+    """Clicks a second of raw COPY in one stream, of the newest entries of a ledger."""
+    with database.connect(url) as conn:
+        make_twins(conn)
+        newest = conn.execute(NEWEST_BATCHES, (batches,)).fetchall()
+        positions = sorted(position for position, _ in newest)
+        return sum(rows for _, rows in newest) / copy_turn(conn, positions, len(positions))
 
 
 def _concurrent(url: str, count: int, seconds: float) -> float:

@@ -1,7 +1,8 @@
-"""Publishing and reverting a run of 10^4, 10^5 and 10^6 corrected decisions, every one a flip and an adjustment.
+"""Publishing and reverting a run of 10^4 to 10^7 corrected decisions, up to 10^6 every one a flip and an adjustment.
 
 The clicks are appended through `ledger.append`, the run is done by `recovery.working`, as Celery workers do it, staged
-and compared: nothing about it is special. Sparse runs, as large as they may be, are published over one another. Each
+and compared: nothing about it is special. But the ledger of 10^7 is filled by SQL (`benchmarks.filled`), and its run
+flips every tenth decision. Sparse runs, as large as they may be, are published over one another. Each
 time is that of the whole call, from asking for the log's lock until the commit was answered, the first of each size
 included. Alone, and once beside an appender in a process of its own.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 
 from benchmarks.corrections import Mistaken
+from benchmarks.filled import Filled
 from benchmarks.ground import Figure, Ground, Result, say
 from benchmarks.models import ACTOR
 from benchmarks.traffic import Traffic
@@ -25,6 +27,7 @@ from clickledger.recovery import working
 
 ROUNDS = {10**4: 10, 10**5: 4, 10**6: 2}  # by size; each compares anew, which takes far longer than publishing
 QUICK_ROUNDS = {600: 1}
+FILLED, QUICK_FILLED = 10_240_000, 5_120  # decisions of the run that is filled by SQL
 SPARSE_ROUNDS = 10  # each leaves two overrides a click behind
 TARGET_MS = 50.0
 
@@ -58,10 +61,30 @@ def run(ground: Ground) -> Result:
             slowest = max(slowest, alone.slowest)
             _note(result, size, alone, beside)
         slowest = max(slowest, _sparse(conn, result, 1 if ground.quick else SPARSE_ROUNDS))
+    slowest = max(slowest, _filled(ground, result))
     target = f"at most {TARGET_MS:.0f} ms"
     result.figures.append(Figure("slowest of all, alone", slowest, "ms", "", target, slowest <= TARGET_MS))
     result.keys["publish_ms_max"] = round(slowest, 2)
     return result
+
+
+def _filled(ground: Ground, result: Result) -> float:
+    """Milliseconds of the slowest publish or revert of one run over a whole ledger of ten million decisions."""
+    size, times = QUICK_FILLED if ground.quick else FILLED, Times()
+    with database.connect(ground.fresh_database()) as conn:
+        say(f"publish: filling a ledger with {size:,} decisions")
+        ledger = Filled(conn, size, 2)
+        run_id, _ = ledger.replayed(ledger.lo, ledger.hi)
+        for _ in range(2):
+            _publish_and_revert(conn, run_id, None, times)
+    for what, measured in (("publishing", times.publishing), ("reverting", times.reverting)):
+        figure = Figure(f"{what} {size:,} corrected decisions", statistics.median(measured), "ms", _spread(measured))
+        result.figures.append(figure)
+    return times.slowest
+
+
+def _spread(measured: list[float]) -> str:
+    return f"median of {len(measured)}; slowest {max(measured):.1f} ms"
 
 
 def _sparse(conn: database.Connection, result: Result, rounds: int) -> float:
@@ -76,10 +99,10 @@ def _sparse(conn: database.Connection, result: Result, rounds: int) -> float:
             _publish_and_revert(conn, run_id, None, times)
             publication.publish(conn, run_id, comparison.compare(conn, run_id, ACTOR).digest, ACTOR, "measured")
     for what, measured in (("publishing", times.publishing), ("reverting", times.reverting)):
-        note = f"median of {len(measured)}; slowest {max(measured):.1f} ms"
-        result.figures.append(
-            Figure(f"{what} {len(clicks):,} sparse corrections", statistics.median(measured), "ms", note)
+        figure = Figure(
+            f"{what} {len(clicks):,} sparse corrections", statistics.median(measured), "ms", _spread(measured)
         )
+        result.figures.append(figure)
     return times.slowest
 
 
@@ -88,7 +111,7 @@ def _note(result: Result, size: int, alone: Times, beside: Times) -> None:
         ("publishing", alone.publishing, beside.publishing),
         ("reverting", alone.reverting, beside.reverting),
     ):
-        note = f"median of {len(times)}; slowest {max(times):.1f} ms; beside a busy appender {max(other):.1f} ms"
+        note = f"{_spread(times)}; beside a busy appender {max(other):.1f} ms"
         result.figures.append(Figure(f"{what} {size:,} corrected decisions", statistics.median(times), "ms", note))
 
 
