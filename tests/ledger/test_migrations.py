@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -16,7 +17,8 @@ from psycopg import sql
 from replays import published
 
 from clickledger import errors
-from clickledger.ledger import append, database, log, schema
+from clickledger.ledger import append, audit, billing, database, log, retention, schema
+from clickledger.ledger.rights import Role
 
 MIGRATE = "import sys; from clickledger.ledger import schema; schema.migrate(sys.argv[1])"
 # Everything with a definition: columns, constraints, indexes, triggers, functions, views.
@@ -119,6 +121,22 @@ def test_map_of_version_0_1_0_learns_by_which_publication_each_piece_decides(emp
         ).fetchall()
         assert sorted(found) == [(10, 10, None), (15, 15, None)]
         assert conn.execute("SELECT DISTINCT published FROM authority WHERE run_id IS NULL").fetchall() == [(0,)]
+
+
+def test_ledger_in_another_schema_lives_there_alone(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA elsewhere")
+        set_path = sql.SQL("ALTER DATABASE {} SET search_path = elsewhere")
+        admin.execute(set_path.format(sql.Identifier(admin.info.dbname)))
+    schema.migrate(empty_database)
+    with database.connect(empty_database, role=Role.SCORER) as scorer:
+        append.append(scorer, batch(clicks(3)), actor="tests")
+    with database.connect(empty_database) as conn:
+        billing.close_period(conn, "2024-03", "tests")
+        retention.detach(conn, date(2024, 3, 10), "tests", "older than 13 months")
+        assert audit.verify(conn).ok
+        elsewhere = "SELECT DISTINCT relnamespace::regnamespace::text FROM pg_class WHERE relname LIKE 'decisions%'"
+        assert conn.execute(elsewhere).fetchall() == [("elsewhere",)]
 
 
 def test_server_that_does_not_answer_is_unavailable(tmp_path: Any) -> None:
