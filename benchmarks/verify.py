@@ -4,6 +4,10 @@ Copying out is `COPY (SELECT * FROM clicks ...) TO STDOUT`, binary, then the sam
 the positions that are verified; the client asks libpq for each row and throws it away, which is less than any program
 would do with them. Verifying is all of `audit.verify`: chain, leaves, each row hashed, authority, money, folds,
 counting order, processes started included. Once with one process, once with the default number.
+
+And what 300 published runs, scattered over a month, cost the checks that look at all of them: money, comparisons,
+authority and folds, each by itself, on a ledger filled by SQL (`filled`). Nothing is analysed but the decisions, as in
+the first minute after the runs.
 """
 
 from __future__ import annotations
@@ -11,12 +15,23 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.filled import BATCH_CLICKS, Filled
 from benchmarks.ground import Figure, Ground, Result, say
 from benchmarks.models import ACTOR
 from benchmarks.traffic import Traffic
-from clickledger.ledger import append, audit, audit_work, database, log
+from clickledger.ledger import (
+    append,
+    audit,
+    audit_authority,
+    audit_money,
+    audit_work,
+    database,
+    log,
+    rebuild,
+)
 
 TARGET = 0.30
 BATCH = 256
@@ -30,9 +45,18 @@ class Plan:
 
     clicks: int
     rounds: int
+    filled_entries: int  # of 256 clicks, over `filled_days`; `runs` of them, evenly, are replayed by a run each
+    filled_days: int
+    runs: int
 
 
-FULL, QUICK = Plan(1_000_000, 5), Plan(2_000, 1)
+FULL, QUICK = Plan(1_000_000, 5, 4_000, 30, 300), Plan(2_000, 1, 12, 2, 4)
+CHECKS = {
+    "money": audit_money.verify,
+    "comparisons": audit_money.verify_comparisons,
+    "authority": audit_authority.verify,
+    "folds": rebuild.differences,
+}
 
 
 def run(ground: Ground) -> Result:
@@ -48,7 +72,35 @@ def run(ground: Ground) -> Result:
             turns = [("copy", 0), ("one", 1), ("default", default)]
             for side, jobs in turns if number % 2 else turns[::-1]:
                 sides[side].append(_copy_out(conn) if side == "copy" else _verify(conn, url, jobs))
-    return _result(sides, clicks, default)
+    result = _result(sides, clicks, default)
+    _check_runs(ground.fresh_database(), plan, result)
+    return result
+
+
+def _check_runs(url: str, plan: Plan, result: Result) -> None:
+    """Seconds of each of `CHECKS` with the first published run, and with all."""
+    with database.connect(url) as conn:
+        say(f"verify: {plan.runs} runs")
+        filled = Filled(conn, plan.filled_entries * BATCH_CLICKS, plan.filled_days)
+        for number in range(plan.runs):
+            at = filled.lo + number * (plan.filled_entries // plan.runs)
+            filled.published(at, at + 1)
+            if number + 1 in {1, plan.runs}:
+                for name, check in CHECKS.items():
+                    seconds = min(_timed(conn, check) for _ in range(3))
+                    what = f"the check of {name}, {number + 1} runs published"
+                    result.figures.append(Figure(what, seconds, "s", f"{filled.clicks:,} decisions; best of 3"))
+                    result.keys[f"verify_{name}_{number + 1}_runs_s"] = round(seconds, 4)
+
+
+def _timed(conn: database.Connection, check: Callable[[database.Connection], list[str]]) -> float:
+    with database.snapshot(conn):
+        started = time.perf_counter()
+        problems = check(conn)
+        taken = time.perf_counter() - started
+    if problems:
+        raise RuntimeError(f"expected nothing wrong, got {problems}")
+    return taken
 
 
 def _load(conn: database.Connection, clicks: int) -> int:

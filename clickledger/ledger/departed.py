@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Any, NamedTuple
@@ -36,6 +36,10 @@ SELECT_RECORDED = """
 SELECT_MISSING_DELAYED = """
     SELECT r.log_position, r.lines, r.leaves FROM departed_rows r
     WHERE r.run_id = %(run)s AND r.log_position >= %(lo)s AND r.log_position < %(hi)s
+      AND r.departure IN (SELECT departure FROM gone_partitions WHERE parent = 'delayed_decisions')"""
+SELECT_SPARSE_CLICKS = """
+    SELECT r.run_id, unnest(r.click_ids), r.log_position FROM departed_rows r
+    WHERE r.run_id = ANY (%s)
       AND r.departure IN (SELECT departure FROM gone_partitions WHERE parent = 'delayed_decisions')"""
 SELECT_COUNTS = """
     SELECT parent, sum(CASE WHEN parent = 'delayed_decisions' THEN delayed ELSE clicks END)::bigint
@@ -154,6 +158,11 @@ def missing_delayed(conn: database.Connection, run_id: int, lo: int, hi: int) ->
             for number, line in enumerate(sorted(_lines(lines)))
         ]
     return sorted(found)
+
+
+def sparse_clicks(conn: database.Connection, run_ids: Sequence[int]) -> list[tuple[int, uuid.UUID, int]]:
+    """The clicks of sparse runs whose decisions are gone: run id, click id, log position of the click's own entry."""
+    return conn.execute(SELECT_SPARSE_CLICKS, (list(run_ids),)).fetchall()
 
 
 def has_rows_of(conn: database.Connection, run_id: int) -> bool:

@@ -3,6 +3,7 @@
 Invariants:
 - the day is sealed before, so what is computed here cannot change before the entry that names it;
 - every live row is compared with its leaf first: it is the last time that anybody can;
+- of delayed decisions the leaves go along, which staging pinned, and of sparse runs the clicks, which no entry lists;
 - nothing here takes effect by itself; lines of departures that no entry names stay, as those of comparisons do.
 """
 
@@ -11,29 +12,31 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from typing import Any
 
 from clickledger import errors
-from clickledger.ledger import canonical, database, departed, log
+from clickledger.ledger import canonical, copied_rows, database, departed, log
 
 _HEAD = struct.Struct(">qq")
-_KEY = struct.Struct(">qqi")  # run id, log position, line
+_KEY = struct.Struct(">qqi16s")  # run id, log position, line, click id
+_LEAF_FROM = 2 + 12 + 12 + 8 + 20  # the field count, and each of these behind its length
 _CLICK = ", ".join(f"c.{name}" for name in canonical.CLICK_COLUMNS)
 _DECISION = ", ".join(f"d.{name}" for name in canonical.DECISION_COLUMNS)
-# Rows start with (run_id, log_position, line), which are no part of a leaf.
-COPY_LIVE = f"""
-    COPY (SELECT 0::bigint, d.log_position, d.line, {_CLICK}, {_DECISION}
-          FROM (SELECT * FROM clicks WHERE {{day}}) c JOIN (SELECT * FROM decisions WHERE {{day}}) d
-            ON d.click_id = c.click_id AND d.log_position = c.log_position
-          ORDER BY d.log_position, d.line) TO STDOUT (FORMAT binary)"""
-COPY_DELAYED = f"""
-    COPY (SELECT run_id, log_position, line, {", ".join(canonical.DELAYED_COLUMNS)}
-          FROM delayed_decisions WHERE {{day}} ORDER BY run_id, log_position, line) TO STDOUT (FORMAT binary)"""
-COPY_ROWS = "COPY departed_rows (departure, run_id, log_position, lines, leaves) FROM STDIN"
+# Rows start with (run_id, log_position, line, click_id), which are no part of a leaf.
+SELECT_LIVE = f"""
+    SELECT 0::bigint, d.log_position, d.line, d.click_id, {_CLICK}, {_DECISION}
+    FROM (SELECT * FROM clicks WHERE {{day}}) c JOIN (SELECT * FROM decisions WHERE {{day}}) d
+      ON d.click_id = c.click_id AND d.log_position = c.log_position
+    ORDER BY d.log_position, d.line"""
+SELECT_DELAYED = f"""
+    SELECT run_id, log_position, line, click_id, {", ".join(canonical.DELAYED_COLUMNS)}
+    FROM delayed_decisions WHERE {{day}} ORDER BY run_id, log_position, line"""
+SELECT_SPARSE_RUNS = "SELECT run_id FROM replay_runs WHERE kind = 'sparse'"
+COPY_ROWS = "COPY departed_rows (departure, run_id, log_position, lines, leaves, click_ids) FROM STDIN"
 SELECT_LEAVES = "SELECT position, leaves FROM leaves WHERE position = ANY (%s)"
 SELECT_COUNTS = """
     SELECT (SELECT count(*) FROM clicks WHERE {day}), (SELECT count(*) FROM decisions WHERE {day}),
@@ -67,8 +70,9 @@ SELECT_SUMS = """
     SELECT currency, sum(clicks)::bigint, sum(billed_micros)::bigint, sum(charged_micros)::bigint
     FROM departed_totals WHERE departure = %s GROUP BY currency ORDER BY currency"""
 SELECT_ROWS = """
-    SELECT run_id, log_position, lines::text, leaves FROM departed_rows
+    SELECT run_id, log_position, lines::text, leaves, click_ids FROM departed_rows
     WHERE departure = %s ORDER BY run_id, log_position"""
+SELECT_WITH_CLICKS = "SELECT EXISTS (SELECT FROM departed_rows WHERE departure = %s AND cardinality(click_ids) > 0)"
 SELECT_TOTALS = """
     SELECT source, advertiser_id, campaign_id, currency, clicks, valid, invalid, undecided, billed_micros,
            undecided_micros, charged_micros
@@ -103,12 +107,13 @@ class Departure:
 
 @dataclass(slots=True)
 class _Group:
-    """Consecutive rows of one run and position: their lines and leaves."""
+    """Consecutive rows of one run and position: their lines and leaves, and of a sparse run their clicks."""
 
     run_id: int
     position: int
     lines: list[int]
     leaves: bytes
+    click_ids: list[uuid.UUID]
 
 
 def compute(conn: database.Connection, day: date) -> Departure:
@@ -118,11 +123,12 @@ def compute(conn: database.Connection, day: date) -> Departure:
         conn.execute("SET LOCAL work_mem = '64MB'")
         head, where = log.head(conn).position, condition(day)
         clicks, decisions, delayed = _one(conn, SELECT_COUNTS.format(day=where))
-        live = list(_groups(conn, COPY_LIVE.format(day=where), canonical.DECIDED_CLICK_DOMAIN))
+        live = list(_groups(conn, SELECT_LIVE.format(day=where), canonical.DECIDED_CLICK_DOMAIN, set()))
         if not clicks == decisions == sum(len(group.lines) for group in live):
             raise errors.VerificationFailed(f"{day}: {clicks} clicks and {decisions} decisions do not pair up")
         _verify(conn, day, live)
-        late = list(_groups(conn, COPY_DELAYED.format(day=where), canonical.DELAYED_DECISION_DOMAIN))
+        sparse_runs = {row[0] for row in conn.execute(SELECT_SPARSE_RUNS)}
+        late = list(_groups(conn, SELECT_DELAYED.format(day=where), canonical.DELAYED_DECISION_DOMAIN, sparse_runs))
         _write(conn, number, live, late)
         conn.execute(INSERT_DEPARTURE.format(day=where).encode(), (number,))
         conn.execute(INSERT_TOTALS.format(day=where).encode(), {"departure": number})
@@ -140,11 +146,17 @@ def condition(day: date) -> str:
 
 
 def digest_of(conn: database.Connection, departure: uuid.UUID) -> bytes:
-    """The name of a departure, 32 bytes over all its lines, leaves, sums and counting numbers as they are stored."""
-    total = hashlib.sha256(b"clickledger:departure:1")
-    for run_id, position, lines, leaves in conn.execute(SELECT_ROWS, (departure,)):
+    """The name of a departure: 32 bytes over its lines, leaves, clicks, sums and counting numbers as they are stored.
+
+    One without clicks is named as it was before departures had any.
+    """
+    (with_clicks,) = _one(conn, SELECT_WITH_CLICKS, (departure,))
+    total = hashlib.sha256(b"clickledger:departure:2" if with_clicks else b"clickledger:departure:1")
+    for run_id, position, lines, leaves, click_ids in conn.execute(SELECT_ROWS, (departure,)):
         total.update(_HEAD.pack(run_id, position))
         total.update(canonical.length_prefixed(lines.encode()) + canonical.length_prefixed(bytes(leaves)))
+        if with_clicks:
+            total.update(canonical.length_prefixed(b"".join(click_id.bytes for click_id in click_ids)))
     sums = [list(row) for row in conn.execute(SELECT_TOTALS, (departure,))]
     total.update(canonical.length_prefixed(canonical.canonical_json(sums).encode()))
     total.update("".join(row[0] for row in conn.execute(SELECT_SEQS, (departure,))).encode())
@@ -184,28 +196,27 @@ def _verify(conn: database.Connection, day: date, live: list[_Group]) -> None:
                     )
 
 
-def _groups(conn: database.Connection, copy: str, domain: bytes) -> Iterator[_Group]:
-    keyed = ((_KEY.unpack(row[6:14] + row[18:26] + row[30:34]), row[34:]) for row in _copied(conn, copy))
+def _groups(conn: database.Connection, query: str, domain: bytes, sparse_runs: Set[int]) -> Iterator[_Group]:
+    keyed = ((_key(row), row[_LEAF_FROM:]) for row in copied_rows.stream(conn, query))
     for (run_id, position), rows in groupby(keyed, key=lambda pair: pair[0][:2]):
         pairs = list(rows)
-        yield _Group(run_id, position, [key[2] for key, _ in pairs], canonical.leaves(domain, (r for _, r in pairs)))
+        leaves = canonical.leaves(domain, (row for _, row in pairs))
+        click_ids = [uuid.UUID(bytes=key[3]) for key, _ in pairs] if run_id in sparse_runs else []
+        yield _Group(run_id, position, [key[2] for key, _ in pairs], leaves, click_ids)
 
 
-def _copied(conn: database.Connection, copy: str) -> Iterator[bytes]:
-    """Tuples of a binary COPY: int16 field count, then each field behind its int32 length; no header or trailer."""
-    with conn.cursor() as cursor, cursor.copy(copy.encode()) as stream:
-        for number, data in enumerate(stream):
-            row = bytes(data)[19:] if number == 0 else bytes(data)
-            if len(row) > 2:
-                yield row
+def _key(row: bytes) -> tuple[int, int, int, bytes]:
+    run_id, position, line, click_id = _KEY.unpack(row[6:14] + row[18:26] + row[30:34] + row[38:54])
+    return run_id, position, line, click_id
 
 
 def _write(conn: database.Connection, departure: uuid.UUID, live: list[_Group], late: list[_Group]) -> None:
     with conn.cursor() as cursor, cursor.copy(COPY_ROWS) as stream:
         for group in live:
-            stream.write_row((departure, departed.LIVE, group.position, _multirange(group.lines), b""))
+            stream.write_row((departure, departed.LIVE, group.position, _multirange(group.lines), b"", []))
         for group in late:
-            stream.write_row((departure, group.run_id, group.position, _multirange(group.lines), group.leaves))
+            lines = _multirange(group.lines)
+            stream.write_row((departure, group.run_id, group.position, lines, group.leaves, group.click_ids))
 
 
 def _multirange(lines: list[int]) -> str:
@@ -219,7 +230,9 @@ def _multirange(lines: list[int]) -> str:
     return "{" + ",".join(f"[{lo},{hi})" for lo, hi in parts) + "}"
 
 
-def _one(conn: database.Connection, query: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
+def _one(
+    conn: database.Connection, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
+) -> tuple[Any, ...]:
     row = conn.execute(query.encode(), parameters).fetchone()
     if row is None:
         raise errors.InvariantBroken("expected one row, got none")

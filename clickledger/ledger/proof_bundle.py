@@ -21,7 +21,17 @@ from typing import Any, NamedTuple
 from psycopg.rows import dict_row
 
 from clickledger import errors
-from clickledger.ledger import canonical, checkpoint_keys, checkpoints, database, log, merkle, merkle_tiles, signed_note
+from clickledger.ledger import (
+    canonical,
+    checkpoint_keys,
+    checkpoints,
+    database,
+    departed,
+    log,
+    merkle,
+    merkle_tiles,
+    signed_note,
+)
 
 FORMAT = "clickledger:proof-bundle:1"
 CONSISTENCY_FORMAT = "clickledger:consistency-proof:1"
@@ -68,10 +78,10 @@ def build(
     not what it should be.
     """
     checkpoint = checkpoints.sign(conn, key, actor) if key else checkpoints.newest(conn)
-    with database.snapshot(conn):
+    with departed.snapshot(conn):
         place = conn.execute(SELECT_LINE, (click_id,)).fetchone()
         if place is None:
-            raise errors.NotFound(f"no click {click_id}")
+            raise errors.NotFound(departed.where_is(conn, click_id) or f"no click {click_id}")
         if checkpoint is None or checkpoint.size < place[0]:
             covered = f"the newest covers {checkpoint.size}" if checkpoint else "there is none"
             raise errors.Refused(f"click {click_id}: expected a checkpoint that covers entry {place[0]}, {covered}")
@@ -168,9 +178,7 @@ def _run(conn: database.Connection, click_id: uuid.UUID, position: int, run_id: 
     if number is None:
         raise errors.VerificationFailed(f"run {run_id}: none of its chunks covers entry {position}")
     lo, hi, _, digest = chunks[number]
-    rows = _copied(conn, SELECT_CHUNK_ROWS.format(run_id=int(run_id), lo=int(lo), hi=int(hi)))
-    # A tuple is its field count, then (log_position, line), which are no part of the canonical row.
-    leaves = canonical.leaves(canonical.DELAYED_DECISION_DOMAIN, (row[22:] for row in rows))
+    leaves = _leaves_of_chunk(conn, run_id, lo, hi)
     if canonical.content_digest(leaves) != bytes(digest):
         raise errors.VerificationFailed(
             f"run {run_id}, chunk {number}: its decisions are not the ones that were staged"
@@ -184,6 +192,19 @@ def _run(conn: database.Connection, click_id: uuid.UUID, position: int, run_id: 
         "leaves": leaves.hex(),
         "decision": _row(conn, "delayed_decisions", canonical.DELAYED_COLUMNS, where, (click_id, run_id)),
     }
+
+
+def _leaves_of_chunk(conn: database.Connection, run_id: int, lo: int, hi: int) -> bytes:
+    """The leaves of a run's decisions over [lo, hi) in order; of those that left with a day, as they were kept."""
+    rows = _copied(conn, SELECT_CHUNK_ROWS.format(run_id=int(run_id), lo=int(lo), hi=int(hi)))
+    # A tuple is its field count, then (log_position, line), which are no part of the canonical row.
+    leaves = canonical.leaves(canonical.DELAYED_DECISION_DOMAIN, (row[22:] for row in rows))
+    if not (gone := departed.missing_delayed(conn, run_id, lo, hi)):
+        return leaves
+    keys = [(int.from_bytes(row[6:14]), int.from_bytes(row[18:22])) for row in rows]
+    size = canonical.LEAF_BYTES
+    there = [departed.Leaf(*key, leaves[n * size : (n + 1) * size]) for n, key in enumerate(keys)]
+    return b"".join(leaf.leaf for leaf in sorted(there + gone))
 
 
 def _entries(conn: database.Connection, positions: list[int], checkpoint: checkpoints.Checkpoint) -> list[Json]:

@@ -43,6 +43,7 @@ PARTITION_BOUNDS = re.compile(r"FOR VALUES FROM \((MINVALUE|'[0-9a-f-]{36}')\) T
 SMALLEST = uuid.UUID(int=0)
 DAY_MS = 86_400_000
 VERDICTS = ("valid", "invalid", "undecided")
+BILLED = ("verdict", "cost_micros")
 LOCK_PARENTS = "LOCK TABLE ONLY decisions, ONLY delayed_decisions IN ACCESS SHARE MODE"
 # Estimates of what passes the literals are low, since the planner takes a search in an array for one rare value:
 # it would start parallel workers or compile for rows that one process hands on faster, and nest loops over them.
@@ -162,6 +163,21 @@ def _outside(days: Sequence[date]) -> str:
     """SQL that leaves out adjustment lines of these days."""
     spans = (day(of) for of in days)
     return "".join(f" AND NOT (a.click_id >= '{span.first}' AND a.click_id < '{span.last}')" for span in spans)
+
+
+def billed_by(conn: database.Connection, fields: Sequence[str], as_of: int | None = None) -> dict[tuple[Any, ...], int]:
+    """What valid authoritative decisions cost, micros by the values of `fields` (of COLUMNS), days that left apart.
+
+    Summed from the decisions themselves, as `rows` reads them. Raises as `rows` does.
+    """
+    sums: dict[tuple[Any, ...], int] = {}
+    grouped = ", ".join(fields)
+    for query in _statements(conn, Span(), (*fields, *BILLED), as_of):
+        valid = f"SELECT {grouped}, cost_micros FROM ({query}) d WHERE verdict = 'valid'"
+        summed = f"SELECT {grouped}, sum(cost_micros)::bigint FROM ({valid}) v GROUP BY {grouped}"
+        for *values, micros in conn.execute(summed.encode()):
+            sums[tuple(values)] = sums.get(tuple(values), 0) + micros
+    return sums
 
 
 def rows(

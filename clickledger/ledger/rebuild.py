@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from clickledger.ledger import database, log
+from clickledger.ledger import database, departed, log
 from clickledger.ledger.authority_map import SparseClick
 from clickledger.ledger.fold import KINDS, fold
 
@@ -45,7 +45,7 @@ SELECT_DECIDED = "SELECT run_id, click_id, log_position FROM delayed_decisions W
 
 def differences(conn: database.Connection) -> list[str]:
     """What the caches hold beyond or short of the fold of the log, one line per row; empty when they agree."""
-    with database.snapshot(conn):
+    with departed.snapshot(conn):
         entries = log.read(conn, kinds=KINDS, limit=log.NO_LIMIT)
         folds = fold((e.position, e.kind, e.payload_text) for e in entries)
         expected = folds.tables(_clicks_of(conn, folds.sparse_runs()))
@@ -59,9 +59,10 @@ def differences(conn: database.Connection) -> list[str]:
 
 
 def _clicks_of(conn: database.Connection, run_ids: list[int]) -> dict[int, list[SparseClick]]:
-    """The clicks of sparse runs from their decisions, which are history and pinned by what staging recorded."""
+    """The clicks of sparse runs, from their decisions, which staging pinned, or as their gone day's entry pins them."""
     found: dict[int, list[SparseClick]] = {}
-    for run_id, click_id, position in conn.execute(SELECT_DECIDED, (run_ids,)):
+    there = conn.execute(SELECT_DECIDED, (run_ids,)).fetchall()
+    for run_id, click_id, position in [*there, *departed.sparse_clicks(conn, run_ids)]:
         found.setdefault(run_id, []).append(SparseClick(click_id, position))
     return found
 

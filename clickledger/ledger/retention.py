@@ -41,16 +41,17 @@ SELECT_RUN_AT_WORK = """
     WHERE r.status IN ('planned', 'staged')
       AND NOT EXISTS (SELECT 1 FROM publications p WHERE p.run_id = r.run_id AND p.reverted_position IS NULL)
       AND ({touched}) ORDER BY r.run_id LIMIT 1"""
-# The folds of sparse runs are made from their decisions, so these have to stay where they can be read.
-SELECT_CORRECTED = "SELECT run_id FROM sparse_clicks WHERE {day} ORDER BY run_id LIMIT 1"
+# A sparse run is planned with all its decisions: what else lies between its clicks does not concern it.
 TOUCHED_ROWS = """
     EXISTS (SELECT 1 FROM delayed_decisions n WHERE n.run_id = r.run_id AND {day})
-    OR EXISTS (SELECT 1 FROM decisions d WHERE {day}
-               AND d.log_position >= lower(r.positions) AND d.log_position < upper(r.positions))"""
+    OR (r.kind = 'range' AND EXISTS (
+            SELECT 1 FROM decisions d WHERE {day}
+            AND d.log_position >= lower(r.positions) AND d.log_position < upper(r.positions)))"""
 TOUCHED_DEPARTURE = """
     EXISTS (SELECT 1 FROM departed_rows n WHERE n.departure = '{departure}' AND n.run_id = r.run_id)
-    OR EXISTS (SELECT 1 FROM departed_rows d WHERE d.departure = '{departure}' AND d.run_id = 0
-               AND d.log_position >= lower(r.positions) AND d.log_position < upper(r.positions))"""
+    OR (r.kind = 'range' AND EXISTS (
+            SELECT 1 FROM departed_rows d WHERE d.departure = '{departure}' AND d.run_id = 0
+            AND d.log_position >= lower(r.positions) AND d.log_position < upper(r.positions)))"""
 # Anything but traffic may have changed what is authoritative, held or at work since the departure was computed.
 SELECT_CHANGE_SINCE = """
     SELECT position, kind FROM log WHERE kind <> 'clicks_decided' AND position > %s
@@ -166,8 +167,6 @@ def _refusal(conn: database.Connection, day: date, months: int, touched: str) ->
         return f"{day} is younger than the retention of {months} months: expected {last} or before"
     if not conn.execute(SELECT_PERIOD_CLOSED, (f"{day:%Y-%m}",)).fetchone():
         return f"{day} is in billing period {day:%Y-%m}, which is not closed"
-    if found := conn.execute(SELECT_CORRECTED.format(day=departure.condition(day)).encode()).fetchone():
-        return f"{day} holds clicks that run {found[0]} corrected one by one, which cannot leave yet"
     if found := conn.execute(SELECT_RUN_AT_WORK.format(touched=touched).encode()).fetchone():
         return f"{day} is touched by run {found[0]}, which is {found[1]} and not in force: publish or abandon it first"
     return None

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import canonical, database, delayed, log, runs, wire
+from clickledger.ledger import canonical, database, delayed, departed, log, runs, wire
 from clickledger.ledger.authority_map import SPARSE, ClickIds
 
 CLICKS_MAX = 250  # publishing 1,000 over as many other overrides took 90 ms, 185 at worst (benchmarks/RESULTS.md)
@@ -38,9 +38,6 @@ SELECT_DECISIONS = f"""
     SELECT {", ".join(COPIED)} FROM decisions
     WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(smallest)s AND %(largest)s
     ORDER BY log_position, line"""
-COPY_STATED = f"""
-    COPY (SELECT {", ".join(CORRECTION_COLUMNS)} FROM delayed_decisions WHERE run_id = {{run_id}} ORDER BY click_id)
-    TO STDOUT (FORMAT binary)"""
 INSERT_RUN = """
     INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
                              status, kind)
@@ -156,7 +153,8 @@ def _decide(conn: database.Connection, corrections: Sequence[Correction]) -> _De
     rows = conn.execute(SELECT_DECISIONS.encode(), wanted).fetchall()
     if missing := stated.keys() - {row[0] for row in rows}:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise errors.NotFound(f"click {min(missing)}{others}: expected one that was recorded, got an unknown id")
+        first, unknown = min(missing), "expected one that was recorded, got an unknown id"
+        raise errors.NotFound(departed.where_is(conn, first) or f"click {first}{others}: {unknown}")
     columns: dict[str, list[Any]] = {name: [row[i] for row in rows] for i, name in enumerate(COPIED)}
     ordered = [stated[click_id] for click_id in columns["click_id"]]
     columns |= {name: [getattr(c, name) for c in ordered] for name in CORRECTION_COLUMNS}

@@ -1,6 +1,6 @@
 """A ledger that days have left and checkpoints were signed over, for forgeries of what is only there then.
 
-It is not the rich one: a day with sparse corrections cannot leave, and each audit of this one walks a Merkle tree.
+It is not the rich one: each audit of this one walks a Merkle tree.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from clickledger.ledger import (
     retention,
     runs,
     signed_note,
+    sparse,
 )
 
 # Two that leave, and one of the same entries that stays.
@@ -30,7 +31,7 @@ FIRST, SECOND, STAYS = "2024-03-10", "2024-03-11", "2024-03-12"
 
 
 def build(conn: database.Connection) -> None:
-    """Three days over three entries, a run in force and one reverted, holds, two days gone, two tiles, two keys."""
+    """Three days over three entries, runs in force and reverted, holds, two days gone, two tiles, two keys."""
     model, calibration = replays.model(conn)
     for _ in range(2):
         deployments.deploy(conn, replays.routing(model, calibration), ACTOR)
@@ -50,7 +51,7 @@ def build(conn: database.Connection) -> None:
 
 
 def _live(conn: database.Connection) -> None:
-    """Lines of two days in every entry; one run in force, one over another entry reverted and given up."""
+    """Lines of two days in every entry; one run in force, one over another entry reverted and given up, two sparse."""
     first, second = ([varied(n, FIRST, epoch=2) for n in part] for part in (range(6), range(6, 9)))
     then, later = ([varied(n, SECOND, epoch=2) for n in part] for part in (range(9, 14), range(14, 17)))
     stays = [varied(n, STAYS, epoch=2) for n in range(17, 21)]
@@ -59,6 +60,9 @@ def _live(conn: database.Connection) -> None:
     reverted = replays.published(conn, hi, hi + 1, {row.click_id: "undecided" for row in later[:2] + stays[:1]})
     publication.revert(conn, reverted, ACTOR, "mistaken")
     runs.abandon(conn, reverted, ACTOR, "never to be published again")
+    for number, rows in enumerate((first[1:3] + then[:2] + stays[:1], first[2:4])):
+        stated = [sparse.Correction(row.click_id, "undecided", f"dispute {number}") for row in rows]
+        replays.publish(conn, sparse.plan(conn, stated, actor=ACTOR, reason="disputed").run_id)
 
 
 def _hold(conn: database.Connection) -> None:

@@ -30,6 +30,7 @@ ANOTHER = {
     "smallint": "coalesce({c}, 0) + 1",
     "date": "coalesce({c}, '2024-01-01') + 1",
     "text": "coalesce({c}, '') || 'x'",
+    "uuid[]": "{c}[2:] || ('{{00000000-0000-0000-0000-000000000001}}'::uuid[])",
     "uuid": "coalesce((left({c}::text, 35) || translate(right({c}::text, 1), '0123456789abcdef', "
     "'123456789abcdef0'))::uuid, gen_random_uuid())",
     "bytea": "CASE WHEN coalesce({c}, '') = '' THEN '\\x01' ELSE set_bit({c}, 0, 1 - get_bit({c}, 0)) END",

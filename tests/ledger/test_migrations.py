@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -19,14 +20,17 @@ from clickledger import errors
 from clickledger.ledger import (
     append,
     audit,
+    billing,
     checkpoint_keys,
     checkpoints,
     database,
     log,
     merkle_tiles,
+    retention,
     schema,
     signed_note,
 )
+from clickledger.ledger.rights import Role
 
 MIGRATE = "import sys; from clickledger.ledger import schema; schema.migrate(sys.argv[1])"
 # Everything with a definition: columns, constraints, indexes, triggers, functions, views.
@@ -155,6 +159,22 @@ def test_checkpoints_signed_before_they_were_entries_are_recorded_as_they_are(em
         conn.execute("DELETE FROM checkpoints WHERE size = 3")
         [line] = checkpoints.verify(conn)
         assert line == "checkpoint over 3 entries: signed by entry 7, its row is missing"
+
+
+def test_ledger_in_another_schema_lives_there_alone(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA elsewhere")
+        set_path = sql.SQL("ALTER DATABASE {} SET search_path = elsewhere")
+        admin.execute(set_path.format(sql.Identifier(admin.info.dbname)))
+    schema.migrate(empty_database)
+    with database.connect(empty_database, role=Role.SCORER) as scorer:
+        append.append(scorer, batch(clicks(3)), actor="tests")
+    with database.connect(empty_database) as conn:
+        billing.close_period(conn, "2024-03", "tests")
+        retention.detach(conn, date(2024, 3, 10), "tests", "older than 13 months")
+        assert audit.verify(conn).ok
+        elsewhere = "SELECT DISTINCT relnamespace::regnamespace::text FROM pg_class WHERE relname LIKE 'decisions%'"
+        assert conn.execute(elsewhere).fetchall() == [("elsewhere",)]
 
 
 def test_server_that_does_not_answer_is_unavailable(tmp_path: Any) -> None:

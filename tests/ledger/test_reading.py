@@ -102,6 +102,10 @@ def everything_agrees_as_of(conn: database.Connection, position: int | None) -> 
     assert len(expected) == len(view)
     assert sorted(reading.rows(conn, as_of=position)) == sorted(expected)
     assert [t for t in reading.totals(conn, position) if t.clicks] == totals_of(expected)
+    billed: Counter[tuple[str, str]] = Counter()
+    for row in (row for row in expected if row[PLACE["verdict"]] == "valid"):
+        billed[row[PLACE["campaign_id"]], row[PLACE["currency"]]] += row[PLACE["cost_micros"]]
+    assert reading.billed_by(conn, ["campaign_id", "currency"], position) == billed
     one_by_one = [reading.decision_of(conn, row[0], position) for row in reading.rows(conn, fields=["click_id"])]
     assert sorted(tuple(one[name] for name in reading.COLUMNS) for one in one_by_one if one) == sorted(expected)
     day = reading.day(datetime.date.fromisoformat(DAYS[1]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import replays
 from batches import batch, clicks
-from leaving import DAY, FIRST, NEXT, detach, failures, live_two_days, refusal
+from leaving import DAY, FIRST, MIXED, NEXT, SECOND, detach, failures, live_two_days, refusal
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -23,7 +23,9 @@ from clickledger.ledger import (
     publication,
     retention,
     runs,
+    sparse,
 )
+from clickledger.ledger.sparse import Correction
 
 Connect = Callable[[], database.Connection]
 
@@ -136,12 +138,18 @@ def test_plan_shows_old_days_and_what_keeps_them(lived: database.Connection) -> 
         retention.plan(lived, months=0)
 
 
-def test_day_with_sparse_corrections_stays(lived: database.Connection) -> None:
-    with lived.transaction():
-        lived.execute("SET LOCAL session_replication_role = replica")
-        lived.execute("INSERT INTO sparse_clicks (run_id, click_id, log_position) VALUES (77, %s, 2)", (FIRST[0].uuid,))
-    assert "run 77 corrected one by one" in refusal(lived)
+def test_correction_that_is_not_in_force_keeps_the_days_of_its_clicks_alone(lived: database.Connection) -> None:
+    stated = [Correction(row.click_id, "undecided", "disputed") for row in (MIXED[2], SECOND[0])]
+    run = sparse.plan(lived, stated, actor="tests", reason="")
+    message = f"touched by run {run.run_id}, which is staged and not in force"
+    assert message in refusal(lived, NEXT)
+    detach(lived)  # its entries lie between those of the correction's clicks
+    replays.publish(lived, run.run_id)
+    publication.revert(lived, run.run_id, "tests", "")
+    assert message in refusal(lived, NEXT)
+    runs.abandon(lived, run.run_id, "tests", "")
     detach(lived, NEXT)
+    assert failures(lived) == {}
 
 
 def test_day_that_never_was_is_not_found(lived: database.Connection) -> None:
