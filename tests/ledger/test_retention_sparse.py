@@ -164,11 +164,11 @@ def test_click_of_a_partly_gone_run_is_proved_and_one_that_left_is_said_to_have_
     done = detach(lived)
     trusted = [verify_bundle.key(str(key.verifier))]
     for row in (SECOND[0], MIXED[2]):  # of a sparse run, and of one over a range as well
-        bundle = proof_bundle.build(lived, row.uuid, key)
+        bundle = proof_bundle.build(lived, row.uuid, key, "tests")
         verify_bundle.verify(bundle.text, trusted)
         assert bundle.fields["statement"]["run_id"] in {run_of(lived, BOTH_DAYS), run_of(lived, OF_NEXT)}
     with pytest.raises(errors.NotFound, match=f"was of 2024-03-10, detached at position {done.position}"):
-        proof_bundle.build(lived, FIRST[0].uuid, key)
+        proof_bundle.build(lived, FIRST[0].uuid, key, "tests")
 
 
 # -- what departs
