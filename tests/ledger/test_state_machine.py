@@ -16,6 +16,44 @@ from side_by_side import SideBySide
 from universe import ROWS, STEP, Rows
 from writing_rules import Appending, Billing, Deploying
 
+# What a machine that says anything of the ledger must have seen, and how often at least in so many histories.
+MANY, OFTEN = 2_000, 10
+CALLS = (
+    "append_batch",
+    "deploy",
+    "roll_back",
+    "plan",
+    "stage",
+    "compare",
+    "publish",
+    "revert",
+    "correct",
+    "close_period",
+)
+MUST_HAPPEN = [
+    *(f"done: {call}" for call in (*CALLS, "register", "calibrate", "deploy_canary", "promote", "begin_counter_epoch")),
+    *(f"done: {call}" for call in ("outcomes_append", "abandon")),
+    *(f"crashed {when} its commit: {call}" for when in ("before", "after") for call in ("append_batch", "publish")),
+    *(
+        f"crashed {when} its commit: {call}"
+        for when in ("before", "after")
+        for call in ("revert", "compare", "correct")
+    ),
+    "crashed once it was answered",
+    *(f"append: {outcome}" for outcome in ("new", "repeat", "conflict", "charge of a closed period")),
+    *(f"publish: {kind}" for kind in ("range", "sparse", "again after its revert", "over another", "written off")),
+    *(f"revert: {kind}" for kind in ("range", "sparse", "of a write-off", "after the period was closed")),
+    "refused: append_batch RevokedDeployment",
+    "refused: append_batch LostCounters",
+    "refused: publish StalePlan",
+    "refused: publish Refused",
+    "refused: revert Refused",
+    "refused: stage Refused",
+    "refused: correct InvalidInput",
+    "refused: correct NotFound",
+    "refused: close_period Conflict",
+]
+
 
 class LedgerMachine(RuleBasedStateMachine, Appending, Deploying, Replaying, Correcting, Billing):
     """Every rule does one thing to both and compares the answers; and all that they hold is compared after it."""
@@ -46,11 +84,17 @@ class LedgerMachine(RuleBasedStateMachine, Appending, Deploying, Replaying, Corr
     def do(self, step: tuple[Any, ...]) -> None:
         type(self).steps += 1
         name, *arguments = step
+        self._count(f"step: {name}")
         getattr(self, name)(*arguments)
 
-    def crash_in(self, step: tuple[Any, ...], at: int, moment: str) -> None:
+    def close_and_revert(self, month: int, pick: int) -> None:
+        """What was published in an open period is taken back in a closed one."""
+        self.close_a_period(month)
+        self.revert_a_run(pick)
+
+    def crash_in(self, step: tuple[Any, ...], call: int, at: int, moment: str) -> None:
         name, *arguments = step
-        self.crash = (at, moment)
+        self.crash, self.calls_before_crash = (at, moment), call
         getattr(self, name)(*arguments)
         self.crash = None
 
@@ -67,3 +111,6 @@ def test_ledger_agrees_with_its_oracle_over_any_history(servers: Any, template_d
     ran = histories.run(goal, servers.database_url, template_database, say)
     assert ran.histories >= goal.histories and ran.steps >= goal.steps
     say(f"{ran.histories} histories, {ran.steps} steps")
+    say("\n".join(f"{count:8} {what}" for what, count in sorted(ran.counts.items())))
+    if ran.histories >= MANY:
+        assert {what: ran.counts[what] for what in MUST_HAPPEN if ran.counts[what] < OFTEN} == {}

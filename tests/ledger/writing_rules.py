@@ -33,6 +33,10 @@ class Appending(SideBySide):
         if (answers := self.both(append_batch, lambda: self.oracle.append(told, epoch, counter_epoch))) is None:
             return
         got, expected = answers
+        for what in expected.outcome:
+            self._count(f"append: {what}")
+        if any(line.late for line in self.oracle.feed if line.position == expected.position):
+            self._count("append: charge of a closed period")
         assert (got.position, got.outcome) == (expected.position, expected.outcome)
         assert got.new == expected.outcome.count("new")
         for i, what in enumerate(expected.outcome):
