@@ -1,27 +1,17 @@
 """A command line on the test's own ledger.
 
-`conn`       a connection to it; a module that wants more in its ledger has a `conn` of its own that fills it
 `addressed`  the environment names its servers, and an empty folder as home and working directory
 `command`    runs one command there
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import Answer, Command
 
 from clickledger.console import cli
-from clickledger.ledger import database
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    """A connection to the test's ledger."""
-    with database.connect(database_url, application_name="tests") as connection:
-        yield connection
 
 
 @pytest.fixture

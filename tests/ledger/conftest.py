@@ -1,12 +1,13 @@
-"""Connections to the test's own database."""
+"""Ledgers that several modules of tests begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import bundled_ledger
 import correcting
+import leaving
 import pytest
 from clones import Clones
 
@@ -14,29 +15,16 @@ from clickledger.ledger import database, proof_bundle
 
 
 @pytest.fixture
-def connect(database_url: str) -> Iterator[Callable[[], database.Connection]]:
-    """Opens further connections, closed after the test."""
-    opened: list[database.Connection] = []
-
-    def open_one() -> database.Connection:
-        opened.append(database.connect(database_url, application_name="tests"))
-        return opened[-1]
-
-    yield open_one
-    for conn in opened:
-        conn.close()
-
-
-@pytest.fixture
-def conn(connect: Callable[[], database.Connection]) -> database.Connection:
-    """One connection."""
-    return connect()
-
-
-@pytest.fixture
 def two_entries(conn: database.Connection) -> database.Connection:
     """Clicks 0 to 4 of `correcting` at position 2, 5 to 9 at position 3, all valid and of 1,000 micros."""
     correcting.append_two_entries(conn)
+    return conn
+
+
+@pytest.fixture
+def lived(conn: database.Connection) -> database.Connection:
+    """Two days of `leaving` over three entries, and a published run."""
+    leaving.live_two_days(conn)
     return conn
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import replays
 from batches import batch, clicks
-from leaving import DAY, FIRST, NEXT, detach, failures, live_two_days, refusal
+from leaving import DAY, FIRST, NEXT, detach, failures, refusal
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -26,13 +26,6 @@ from clickledger.ledger import (
 )
 
 Connect = Callable[[], database.Connection]
-
-
-@pytest.fixture
-def lived(conn: database.Connection) -> database.Connection:
-    """Two days over three entries, and a published run."""
-    live_two_days(conn)
-    return conn
 
 
 # -- what keeps a day

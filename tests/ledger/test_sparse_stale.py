@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from batches import batch, clicks
 from correcting import ALL_INVALID, IDS, corrected, planned, revert, verdicts
-from replays import publish, published, staged
+from replays import publish, publish_at_once, published, staged
 
 from clickledger import errors
 from clickledger.ledger import append, billing, comparison, database, publication, sparse
@@ -75,21 +75,9 @@ def test_comparison_of_clicks_is_stale_after_a_period_was_closed(two_entries: da
 def test_of_two_corrections_of_a_click_published_at_once_one_is_stale(
     two_entries: database.Connection, connect: Connect
 ) -> None:
-    ready = threading.Barrier(2)
     made = [planned(two_entries, stated) for stated in ({1: "i", 2: "i"}, {2: "u", 3: "u"})]
     plans = [(run_id, compared(two_entries, run_id)) for run_id in made]
-
-    def go(plan: tuple[int, str]) -> str:
-        mine = connect()
-        ready.wait()
-        try:
-            publication.publish(mine, *plan, "tests", "")
-        except errors.StalePlan:
-            return "stale"
-        return "published"
-
-    with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(go, plans)) == ["published", "stale"]
+    assert publish_at_once([connect(), connect()], plans) == ["StalePlan", "published"]
     assert verdicts(two_entries) in {"viivvvvvvv", "vvuuvvvvvv"}
 
 
