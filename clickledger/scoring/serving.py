@@ -21,7 +21,7 @@ from uuid import UUID
 import redis
 
 from clickledger import errors
-from clickledger.ledger import append, audit_counting, database, log
+from clickledger.ledger import append, database
 from clickledger.ledger.append import Appended
 from clickledger.ledger.records import Batch
 from clickledger.scoring import counter_epochs, shadow_scores
@@ -159,9 +159,7 @@ class Serving:
         except (errors.LostCounters, errors.InvalidInput):
             return  # counted in an epoch that has ended, within which nothing follows; or never
         if seq:
-            refused = {"click_id": str(UUID(bytes=click.click_id)), "seq": seq}
-            payload = {"counter_epoch": self.counter_epoch, "clicks": [refused]}
-            log.record(self._conn, audit_counting.REJECTED, payload, self._actor)
+            append.reject(self._conn, UUID(bytes=click.click_id), seq, self.counter_epoch, actor=self._actor)
 
     def _appended(self, clicks: list[Click], attempt: _Attempt | None) -> tuple[_Attempt, Appended]:
         """The outcome of an attempt, or of as many more as it takes."""

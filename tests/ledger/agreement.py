@@ -279,11 +279,14 @@ class Agreement:
         totals = billing.totals(self.conn, as_of)
         found = Counter({(t.currency, verdict): getattr(t, verdict) for t in totals for verdict in reading.VERDICTS})
         billed = Counter({t.currency: t.billed_micros for t in totals})
-        expected, bills = Counter[tuple[str, str]](), Counter[str]()
-        for click, decided in self.oracle.decisions(as_of).items():
-            expected[CURRENCY_OF[click], decided.verdict] += 1
-            bills[CURRENCY_OF[click]] += COST_OF[click] if decided.verdict == "valid" else 0
-        assert (+found, +billed) == (+expected, +bills), f"as of {as_of}"
+        open_ = Counter({t.currency: t.undecided_micros for t in totals})
+        expected, bills, undecided = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
+        for click, (verdict, _) in self.oracle.decisions(as_of).items():
+            currency = CURRENCY_OF[click]
+            expected[currency, verdict] += 1
+            bills[currency] += COST_OF[click] if verdict == "valid" else 0
+            undecided[currency] += COST_OF[click] if verdict == "undecided" else 0
+        assert (+found, +billed, +open_) == (+expected, +bills, +undecided), f"as of {as_of}"
         end = self.oracle.head if as_of is None else as_of
         told = [line for line in self.oracle.feed if line.position <= end]
         sums = sum(line.posted for line in told), sum(line.written_off for line in told)
