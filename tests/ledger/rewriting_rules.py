@@ -94,6 +94,9 @@ class Runs(SideBySide):
         below = [p for p in publications if p.position < this.position and p.reverted is None]
         if what == "publish" and any(self.oracle.touch(p.run, this.run) for p in below):
             self._count("publish: over another")
+        posted = {line.click_id for line in self.oracle.feed if line.position == this.position and line.posted > 0}
+        if what == "revert" and any(line.written_off < 0 and line.click_id in posted for line in lines):
+            self._count("revert: of a charge that was lifted and restored")
         closed = {period for period, at in self.oracle.closed.items() if at > this.position}
         if what == "revert" and any(line.period in closed for line in lines):
             self._count("revert: after the period was closed")

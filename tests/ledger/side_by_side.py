@@ -72,7 +72,9 @@ class SideBySide(Agreement):
         else:
             return self._over_first(lambda: answer)
         head = log.head(self.conn).position
-        self._count(f"crashed {'after' if head > self.oracle.head else 'before'} its commit: {ledger.__name__}")
+        when = "after" if head > self.oracle.head else "before"
+        self._count(f"crashed {when} its commit")
+        self._count(f"crashed {when} its commit: {ledger.__name__}")
         if head > self.oracle.head:
             oracle()  # it was committed, so it must be allowed
         if head == self.oracle.head:  # else it takes several entries, of which asking again adds the others

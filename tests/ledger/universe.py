@@ -52,6 +52,8 @@ STEPS: list[tuple[int, str, tuple[st.SearchStrategy[Any], ...]]] = [
     (1, "abandon_a_run", (NUMBERS,)),
     (2, "close_a_period", (MONTH,)),
     (2, "close_and_revert", (MONTH, NUMBERS)),
+    (1, "carry_what_is_replaced", (NUMBERS, NUMBERS, VERDICT_OF_EACH, CARRIED, VERDICT_OF_EACH)),
+    (1, "lift_and_take_back", (st.integers(1, 6), VERDICT_OF_EACH, VERDICT_OF_EACH, MONTH)),
     (2, "read_a_page_of_the_feed", (st.integers(1, 5),)),
     (1, "ask_every_past_position", (NUMBERS,)),
 ]

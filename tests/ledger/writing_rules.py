@@ -21,7 +21,8 @@ class Appending(SideBySide):
 
     def append_under_any_epoch(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
         epochs = [*range(len(self.oracle.epochs) + 1), *sorted(self.oracle.revoked) * 3]  # one is not deployed yet
-        self._append(rows, epochs[epoch % len(epochs)], max(1, self.oracle.counter_epoch - counter_epoch % 3 // 2))
+        counting = self.oracle.counter_epoch + (0, 0, -1, 1)[counter_epoch % 4]
+        self._append(rows, epochs[epoch % len(epochs)], max(1, counting))
 
     def _append(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
         given = [row_of(*row) for row in rows]
