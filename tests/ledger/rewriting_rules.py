@@ -180,6 +180,13 @@ class Replaying(Runs):
         if answers := self.both(stage, lambda: self.oracle.stage(run_id)):
             assert answers[0].status == "staged"
 
+    def stage_too_early(self, lo: int, verdicts: str) -> None:
+        """With one chunk done, be it all or not."""
+        run_id = self._plan(lo, self.oracle.head, 2)
+        if run_id is not None:
+            self._work(run_id, verdicts, set(), chunks=1)
+            self._stage(run_id)
+
     def replay_up_to_comparison(self, lo: int, hi: int, verdicts: str, carried: set[int]) -> None:
         """The usual way in one step, so that histories get far."""
         head = self.oracle.head

@@ -73,9 +73,9 @@ class LedgerMachine(RuleBasedStateMachine, Appending, Deploying, Replaying, Corr
 
     def lift_and_take_back(self, lo: int, verdicts: str, others: str, month: int) -> None:
         """A charge back that a later layer lifts; both are taken back, perhaps once the period is closed."""
-        self.replay_and_publish(lo, verdicts)
-        self.replay_and_publish(lo, others)
-        self.close_a_period(month)
+        self.replay_and_publish(lo, verdicts.replace("i", "v"))
+        self.replay_and_publish(lo, others.replace("v", "u"))
+        self.close_a_period(1 + month % 2)
         for _ in range(2):
             self.revert_a_run(0)
 

@@ -77,6 +77,14 @@ class Deploying(SideBySide):
         else:
             self._lose_counters()
 
+    def deploy_and_roll_back(self, pick: int) -> None:
+        """A model that was live before, perhaps, and so in several epochs."""
+        of = self.oracle.calibrations
+        calibration = 1 + pick % len(of)
+        self._deploy([calibration])
+        others = [c for c, model in enumerate(of, 1) if model != of[calibration - 1]]
+        self._roll_back(of[calibration - 1], others[pick % len(others)])
+
     def _probably_live(self, pick: int) -> int:
         """A model that the current epoch routes to, four times out of five."""
         return min(self.oracle.epochs[-1]) if pick % 5 else 1 + pick % 3
