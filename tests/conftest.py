@@ -1,6 +1,7 @@
 """Real servers for every test: one PostgreSQL and one Valkey a session, a database cloned from a template a test.
 
 `database_url`    a fresh, migrated database, dropped afterwards
+`conn`            a connection to it, and `connect` opens more
 `redis_url`       the session's Valkey, emptied of keys and functions
 `redis_client`    a client of it
 `servers`         the two servers themselves, for tests that need their processes
@@ -14,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import redis
 from psycopg import sql
 
 from clickledger.console import home, processes, services
-from clickledger.ledger import schema
+from clickledger.ledger import database, schema
 
 FOLDER_PREFIX = "clickledger-tests-"
 TEMPLATE = "clickledger_template"
@@ -78,6 +79,26 @@ def database_url(servers: TestServers, template_database: str) -> Iterator[str]:
     yield in_database(servers.database_url, name)
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def connect(database_url: str) -> Iterator[Callable[[], database.Connection]]:
+    """Opens further connections, closed after the test."""
+    opened: list[database.Connection] = []
+
+    def open_one() -> database.Connection:
+        opened.append(database.connect(database_url, application_name="tests"))
+        return opened[-1]
+
+    yield open_one
+    for conn in opened:
+        conn.close()
+
+
+@pytest.fixture
+def conn(connect: Callable[[], database.Connection]) -> database.Connection:
+    """One connection to the test's database."""
+    return connect()
 
 
 @pytest.fixture

@@ -101,6 +101,12 @@ def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     return answer(conn, batch, position, recorded_at, new_rows, actor=actor)
 
 
+def reject(conn: database.Connection, click_id: uuid.UUID, seq: int, counter_epoch: int, *, actor: str) -> log.Entry:
+    """Say of a click that was counted as `seq` that it is refused: audits then miss no number. The entry."""
+    payload = {"counter_epoch": counter_epoch, "clicks": [{"click_id": str(click_id), "seq": seq}]}
+    return log.record(conn, "clicks_rejected", payload, actor)
+
+
 def in_id_order(click_id: Sequence[bytes]) -> list[int]:
     """The rows in click id order, of repeated ids the first."""
     order = sorted(range(len(click_id)), key=click_id.__getitem__)

@@ -1,19 +1,23 @@
 """The counting order: every number a counted click got, used once, none missing among those that were appended.
 
+A click that was counted and that the database then refused is in no batch: an entry says which number was its own.
+
 A task's numbers come as runs, [first, last] without a gap, since they are nearly in order: few, however many clicks.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clickledger.ledger import database
+from clickledger.ledger import database, log
 
 FAILURES_MAX = 20
+REJECTED = "clicks_rejected"  # kind of the entry that names counted clicks which were refused, and their numbers
 # Lines that retention has taken away, by the position of their entry, for positions [lo, hi).
 Gone = Callable[[database.Connection, int, int], Mapping[int, Collection[int]]]
 # Where a copied click (`audit_rows.SELECT_CLICKS`) has its position, and from its seq on to its counter epoch.
@@ -73,8 +77,12 @@ def faults(runs: Runs) -> tuple[list[str], list[tuple[int, int, int, int]]]:
 
 
 def missing(conn: database.Connection, gaps: list[tuple[int, int, int, int]], at: str, gone: Gone) -> list[str]:
-    """The gaps that are faults: the click before one was appended a minute before `at`, and no line there is gone."""
+    """The gaps that are faults: the click before one was appended a minute before `at`, and nothing explains it.
+
+    What explains one: lines that are gone there, and clicks that the log says were refused.
+    """
     failures: list[str] = []
+    rejected = _rejected(conn) if gaps else []
     for before, after, position, next_position in gaps:
         if len(failures) == FAILURES_MAX:
             break
@@ -82,6 +90,13 @@ def missing(conn: database.Connection, gaps: list[tuple[int, int, int, int]], at
         if not settled or not settled[0]:
             continue
         lo, hi = min(position, next_position), max(position, next_position) + 1
-        if sum(map(len, gone(conn, lo, hi).values())) < after - before - 1:
+        refused = bisect_left(rejected, after) - bisect_left(rejected, before + 1)
+        if sum(map(len, gone(conn, lo, hi).values())) + refused < after - before - 1:
             failures.append(f"entry {position}: expected seq {before + 1} next to {before}, got {after}")
     return failures
+
+
+def _rejected(conn: database.Connection) -> list[int]:
+    """The numbers of counted clicks that the log says were refused, in order, each once."""
+    entries = log.read(conn, kinds=[REJECTED], limit=log.NO_LIMIT)
+    return sorted({int(click["seq"]) for entry in entries for click in entry.payload["clicks"]})

@@ -28,6 +28,7 @@ SELECT_PAGE_END = """
         SELECT l.position, sum(l.row_count) OVER (ORDER BY l.position) - l.row_count AS rows_before
         FROM log l WHERE l.position > %(position)s ORDER BY l.position LIMIT %(limit)s + 1) page
     WHERE rows_before <= %(limit)s"""
+SELECT_THIS_MONTH = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM')"
 SELECT_FEED_TOTAL = """
     SELECT coalesce(sum(amount_micros), 0)::bigint, coalesce(sum(write_off_micros), 0)::bigint
     FROM billing_entries WHERE position <= %s"""
@@ -101,10 +102,17 @@ def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int
 
 
 def close_period(conn: database.Connection, period: str, actor: str, reason: str = "") -> int:
-    """Close a period (YYYY-MM): its charges change no more, corrections become adjustments. The entry's position."""
+    """Close a period (YYYY-MM): its charges change no more, corrections become adjustments. The entry's position.
+
+    Raises InvalidInput for what is no month, Refused for one that is not over (UTC, by the server's clock): what comes
+    too late for a closed period posts to the month it is recorded in. Raises Conflict when it is closed already.
+    """
     if not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", period):
         raise errors.InvalidInput(f"period: expected YYYY-MM, got {period!r}")
     with log.writing(conn) as writer:
+        [(this_month,)] = writer.execute(SELECT_THIS_MONTH)
+        if period >= this_month:
+            raise errors.Refused(f"period {period}: expected a month that is over, it is {this_month} now")
         if found := writer.execute("SELECT closed_position FROM billing_periods WHERE period = %s", (period,)):
             raise errors.Conflict(f"period {period} was closed at position {found[0][0]}")
         entry = writer.record("period_closed", {"period": period}, actor, reason)

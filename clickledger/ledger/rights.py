@@ -160,6 +160,7 @@ ENTRIES: Mapping[str, Roles] = {
     "rollback_declared": _REPLAYER,
     "counters_restored": (Role.SCORER,),
     "conflicts_recorded": (Role.SCORER,),
+    "clicks_rejected": (Role.SCORER,),
     "outcomes_recorded": (Role.INGESTER,),
     "pseudonym_key_destroyed": (Role.INGESTER,),
     "anomaly_raised": _REPLAYER,

@@ -1,7 +1,7 @@
 """One stretch of a worker's work, on one connection to each server: take, count, decide, append, answer.
 
 Invariants:
-- a click is answered, and leaves the stream, only after its decision was committed;
+- a click is answered, and leaves the stream, only after its decision was committed, or the log says that it is refused;
 - what was revoked meanwhile is decided again, what was counted on lost counters is counted again; nothing is answered
   in between, and no batch names another counter epoch than the one it was counted under;
 - one append is under way at a time. The next batch is taken and counted meanwhile: the two servers work side by side.
@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
+from uuid import UUID
 
 import redis
 
@@ -145,10 +146,20 @@ class Serving:
         """Find the click that the ledger cannot take: halves, then quarters; it alone is put aside."""
         if len(messages) == 1:
             logger.error("click rejected id=%s: %s", messages[0].click.click_id.hex(), error)
+            self._account_for(messages[0].click)
             self._consumer.reject(messages[0], str(error))
             return []
         half = len(messages) // 2
         return self._conclude(messages[:half], None) + self._conclude(messages[half:], None)
+
+    def _account_for(self, click: Click) -> None:
+        """Say in the log which number a rejected click was counted under, if it was: it will belong to no click."""
+        try:
+            seq = int(self._counter.count([click]).seq[0])  # a repeat: its first number
+        except (errors.LostCounters, errors.InvalidInput):
+            return  # counted in an epoch that has ended, within which nothing follows; or never
+        if seq:
+            append.reject(self._conn, UUID(bytes=click.click_id), seq, self.counter_epoch, actor=self._actor)
 
     def _appended(self, clicks: list[Click], attempt: _Attempt | None) -> tuple[_Attempt, Appended]:
         """The outcome of an attempt, or of as many more as it takes."""

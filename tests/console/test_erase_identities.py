@@ -18,11 +18,9 @@ WORDS = ["erase-identities", "--reason", "the account asked"]
 
 
 @pytest.fixture
-def key_file(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, value in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url), ("HOME", str(tmp_path))):
-        monkeypatch.setenv(f"CLICKLEDGER_{name}", value)
-    pseudonym_key.read_or_make(tmp_path / "pseudonym.key")
-    return tmp_path / "pseudonym.key"
+def key_file(addressed: Path) -> Path:
+    pseudonym_key.read_or_make(addressed / "pseudonym.key")
+    return addressed / "pseudonym.key"
 
 
 def recorded(database_url: str) -> list[log.Entry]:

@@ -96,12 +96,6 @@ def fleet(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workers
         yield made
 
 
-@pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    with database.connect(database_url) as connection:
-        yield connection
-
-
 def test_good_rows_among_bad_ones_are_decided_and_bad_ones_named_by_line_and_field(
     program: Program, conn: database.Connection, tmp_path: Path
 ) -> None:

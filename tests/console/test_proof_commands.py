@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from commands import Command
 from decided_traffic import Traffic, deploy, register
 
 from clickledger import verify_bundle
-from clickledger.console import cli, recovery_words
+from clickledger.console import recovery_words
 from clickledger.ledger import checkpoint_keys, checkpoints, database, log, signed_note
 from clickledger.recovery import tasks
 
 
-class Answer(NamedTuple):
-    """What a command ended with, printed as JSON, printed, and said."""
-
-    code: int
-    fields: dict[str, Any]
-    out: str
-    said: str
-
-
-Command = Callable[..., Answer]
-
-
 @pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
+def conn(conn: database.Connection) -> database.Connection:
     """A connection to a ledger with a hundred clicks of one deployment."""
-    with database.connect(database_url, application_name="tests") as connection:
-        deploy(connection, register(connection, 20))
-        Traffic(connection).append(100)
-        yield connection
-
-
-@pytest.fixture
-def command(
-    database_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Command:
-    """Runs one command on the test's ledger, in an empty folder."""
-    for name, value in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url), ("HOME", str(tmp_path))):
-        monkeypatch.setenv(f"CLICKLEDGER_{name}", value)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object, as_json: bool = True) -> Answer:
-        capfd.readouterr()
-        code = cli.run([*map(str, words), *(["--json"] if as_json else [])])
-        out, err = capfd.readouterr()
-        return Answer(code, json.loads(out.splitlines()[-1]) if as_json and out.strip() else {}, out, err)
-
-    return run
+    deploy(conn, register(conn, 20))
+    Traffic(conn).append(100)
+    return conn
 
 
 def test_from_a_key_to_a_bundle_that_a_stranger_verifies(

@@ -2,57 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
-
 import pytest
+from commands import Command
 from decided_traffic import Traffic, bad_deployment
 
-from clickledger.console import cli
 from clickledger.ledger import database, log
 from clickledger.recovery import anomaly, steps, working
-
-
-class Answer(NamedTuple):
-    """What a command ended with, printed as JSON, and said."""
-
-    code: int
-    fields: dict[str, Any]
-    said: str
-
-
-Command = Callable[..., Answer]
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    """A connection to the test's ledger."""
-    with database.connect(database_url, application_name="tests") as connection:
-        yield connection
-
-
-@pytest.fixture
-def command(
-    database_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Command:
-    """Runs one command with --json on the test's ledger."""
-    for name, value in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url), ("HOME", str(tmp_path))):
-        monkeypatch.setenv(f"CLICKLEDGER_{name}", value)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: object) -> Answer:
-        capfd.readouterr()
-        code = cli.run([*map(str, words), "--json"])
-        out, err = capfd.readouterr()
-        return Answer(code, json.loads(out.splitlines()[-1]) if out.strip() else {}, err)
-
-    return run
 
 
 def raised(conn: database.Connection) -> tuple[Traffic, int]:

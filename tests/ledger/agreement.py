@@ -1,35 +1,55 @@
 """What must hold of a ledger and its oracle after every step of any history.
 
-All that is compared after a step comes in one round trip, as one row of JSON; what has an interface of its own (pages
-of the feed, totals, `audit verify`) is asked through it as well, at the end of the history.
+All that is compared after a step comes in two round trips: one row of JSON for what is stored, one statement for the
+readers of many rows, whose SQL is made of it. What has an interface of its own (pages of the feed, totals, rows,
+`audit verify`) is asked through it in steps of its own and at the end of the history.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from oracle import Decided, Oracle
-from universe import ADVERTISER_OF, CLICKS, COST_OF
+import reader_forms
+from oracle import Decided, Line, Oracle
+from universe import ADVERTISER_OF, CLICKS, COST_OF, CURRENCY_OF
 
-from clickledger.ledger import audit, authority, authority_map, billing, canonical, database, fold, rebuild
+from clickledger.ledger import (
+    audit,
+    authority,
+    authority_map,
+    billing,
+    canonical,
+    database,
+    fold,
+    reading,
+    rebuild,
+)
 
 CLICK_OF = {str(uuid.UUID(bytes=click)): click for click in CLICKS}
 IDS = [uuid.UUID(bytes=click) for click in CLICKS]
 # Each a list of rows; what depends on parameters names them.
 EVERYTHING = {
-    "now": ("SELECT click_id, verdict, run_id FROM authoritative_decisions", 3),
+    "now": ("SELECT click_id, verdict, run_id, log_position, cost_micros FROM authoritative_decisions", 5),
     "one_by_one": ("SELECT i, d.verdict, d.run_id FROM unnest(%(ids)s::uuid[]) i, decision_of(i) d", 3),
     "past": (
         "SELECT p, d.click_id, d.verdict, d.run_id"
         " FROM unnest(%(past)s::bigint[]) p, authoritative_decisions_as_of(p) d",
         4,
     ),
-    "feed": (
-        "SELECT click_id, count(*), sum(amount_micros), sum(write_off_micros) FROM billing_entries GROUP BY click_id",
+    "past_one_by_one": (
+        "SELECT p, i, d.verdict, d.run_id"
+        " FROM unnest(%(past)s::bigint[]) p, unnest(%(ids)s::uuid[]) i, decision_of(i, p) d",
         4,
+    ),
+    "feed": (
+        "SELECT position, line, entry_kind, click_id, amount_micros, write_off_micros, from_verdict, to_verdict,"
+        " original_period, run_id, posting_period, advertiser_id, currency FROM billing_entries ORDER BY 1, 2",
+        13,
     ),
     "authority": (
         "SELECT lower(positions), upper(positions), run_id FROM authority WHERE upper_inf(in_force) ORDER BY 1",
@@ -48,7 +68,10 @@ EVERYTHING = {
 }
 PAST = """
     SELECT p, d.click_id::text, d.verdict::text, d.run_id
-    FROM generate_series(0, %s) p, authoritative_decisions_as_of(p) d"""
+    FROM generate_series(0, %(head)s) p, authoritative_decisions_as_of(p) d"""
+PAST_ONE_BY_ONE = """
+    SELECT p, i::text, d.verdict::text, d.run_id
+    FROM generate_series(0, %(head)s) p, unnest(%(ids)s::uuid[]) i, decision_of(i, p) d"""
 
 
 def statement(caches: dict[str, str], widths: dict[str, int]) -> str:
@@ -68,6 +91,7 @@ class Held(NamedTuple):
     now: list[Any]
     one_by_one: list[Any]
     past: list[Any]
+    past_one_by_one: list[Any]
     feed: list[Any]
     authority: list[Any]
     sparse: list[Any]
@@ -84,9 +108,10 @@ class Agreement:
         self.conn = conn
         self.oracle = Oracle()
         self.cursor = billing.Cursor()
-        self.read_so_far: list[tuple[Any, ...]] = []
+        self.read_so_far: list[Line] = []
         self.verified = (0, canonical.GENESIS_HASH)
         self.folds = fold.Folds()
+        self.months: set[str] = set()  # in which entries were recorded
 
     # --- the feed, by its cursor ----------------------------------------------------------------------------------
 
@@ -95,37 +120,42 @@ class Agreement:
         assert len(page.entries) <= limit
         self.cursor = page.cursor
         self.read_so_far += [self._line(entry) for entry in page.entries]
-        assert self.read_so_far == self._feed()[: len(self.read_so_far)]
+        assert self.read_so_far == self.oracle.feed[: len(self.read_so_far)]
         if page.at_head:
             assert len(self.read_so_far) == len(self.oracle.feed)
 
-    @staticmethod
-    def _line(entry: dict[str, Any]) -> tuple[Any, ...]:
+    def _line(self, entry: dict[str, Any]) -> Line:
         names = ("position", "line", "entry_kind", "click_id", "amount_micros", "write_off_micros", "from_verdict")
-        click = entry["click_id"].bytes
-        assert entry["advertiser_id"] == ADVERTISER_OF[click]
-        values = [click if name == "click_id" else entry[name] for name in names]
-        return (*values, entry["to_verdict"], entry["original_period"], entry["run_id"])
+        rest = ("to_verdict", "original_period", "run_id", "posting_period", "advertiser_id", "currency")
+        return self._told([entry[name] for name in (*names, *rest)])
 
-    def _feed(self) -> list[tuple[Any, ...]]:
-        return [tuple(line) for line in self.oracle.feed]
+    def _told(self, row: Sequence[Any]) -> Line:
+        """A line of the feed as the oracle knows it; what it says of the click itself must be the click's own."""
+        position, line, kind, click_id, posted, written_off, before, after, period, run_id, *rest = row
+        posting, advertiser, currency = rest
+        click = CLICK_OF[str(click_id)]
+        assert (advertiser, currency) == (ADVERTISER_OF[click], CURRENCY_OF[click])
+        late = posting != period
+        assert not late or posting in self.months, f"{period} was closed: expected one of {self.months}, got {posting}"
+        return Line(position, line, kind, click, posted, written_off, before, after, period, run_id, late)
 
     # --- after every step -----------------------------------------------------------------------------------------
 
     def everything_holds(self) -> None:
         asked = self._past_positions()
         held = self._held(asked)
+        self.the_chain_verifies(held)
         self.every_click_has_one_authoritative_decision(held)
         self.past_positions_are_answered_as_they_were(asked, held.past)
+        self.past_positions_are_answered_as_they_were(asked, held.past_one_by_one)
         self.money_is_conserved(held)
         self.authority_covers_every_position_once(held)
-        self.the_chain_verifies(held)
         self.caches_are_folds(held)
-        if self.oracle.head % 4 == 0:  # costs as much as all the rest
-            self.literal_ranges_give_what_the_view_gives()
+        self.caches_hold_what_the_oracle_knows(held)
+        self.readers_of_many_rows_agree(held, asked[len(asked) // 2])
 
     def _past_positions(self) -> list[int]:
-        """Two of them a step, one another each time; all of them at the end."""
+        """Two or three a step, other ones each time; `ask_every_past_position` asks for all, and so does the end."""
         head = self.oracle.head
         return sorted({1 + head * 7919 % head, max(1, head - 1), 1 + (head * head + 31) % head})
 
@@ -141,9 +171,11 @@ class Agreement:
 
     def every_click_has_one_authoritative_decision(self, held: Held) -> None:
         expected = self.oracle.decisions()
-        assert _decisions(held.now) == expected
-        assert _decisions(held.one_by_one) == expected
+        assert _decisions(row[:3] for row in held.now) == _decisions(held.one_by_one) == expected
         assert len(held.now) == len(held.one_by_one) == len(expected)
+        for click_id, _, _, position, cost in held.now:
+            click = CLICK_OF[click_id]
+            assert (position, cost) == (self.oracle.clicks[click].position, COST_OF[click])
 
     def past_positions_are_answered_as_they_were(self, asked: Iterable[int], found: list[Any]) -> None:
         by_position: dict[int, list[Any]] = {position: [] for position in asked}
@@ -155,14 +187,17 @@ class Agreement:
             assert _decisions(rows) == expected, f"as of {position}"
 
     def money_is_conserved(self, held: Held) -> None:
-        """The feed's sums, click by click: nobody is credited more than was charged, nor charged twice."""
-        assert sum(lines for _, lines, _, _ in held.feed) == len(self.oracle.feed)
-        posted, written_off = sum(row[2] for row in held.feed), sum(row[3] for row in held.feed)
-        assert posted == sum(line.posted for line in self.oracle.feed)
-        billed = [CLICK_OF[click] for click, verdict, _ in held.now if verdict == "valid"]
-        assert posted + written_off == self.oracle.billed() == sum(COST_OF[click] for click in billed)
-        for click, _, posted, written_off in held.feed:
-            assert {posted, written_off} <= {0, COST_OF[CLICK_OF[click]]}, (click, posted, written_off)
+        """The feed line by line, and its sums: nobody is credited more than was charged, nor charged twice."""
+        assert [self._told(row) for row in held.feed] == self.oracle.feed
+        told = dict.fromkeys(self.oracle.clicks, (0, 0))
+        for row in held.feed:
+            click, posted, written_off = CLICK_OF[row[3]], row[4], row[5]
+            told[click] = (told[click][0] + posted, told[click][1] + written_off)
+        valid = {CLICK_OF[click] for click, verdict, *_ in held.now if verdict == "valid"}
+        for click, (posted, written_off) in told.items():
+            cost = COST_OF[click] if click in valid else 0
+            assert posted + written_off == cost, (click.hex(), posted, written_off)
+            assert posted in (0, cost), (click.hex(), posted, written_off)
 
     def authority_covers_every_position_once(self, held: Held) -> None:
         pieces = held.authority
@@ -172,17 +207,24 @@ class Agreement:
             found = [run for lo, hi, run in pieces if lo <= position and (hi is None or position < hi)]
             assert found == [self.oracle.decider(position, self.oracle.head)]
 
-    def literal_ranges_give_what_the_view_gives(self) -> None:
-        """As literals and read by the statement, over a range of its own each time."""
+    def readers_of_many_rows_agree(self, held: Held, past: int) -> None:
+        """Now and as of a past position, over a range of its own each time, in each form that a reader's SQL has."""
         head = self.oracle.head
-        lo, hi = sorted((1 + head * 7919 % head, 1 + head * 104729 % (head + 1)))
-        pieces, fields = authority.in_force(self.conn), "click_id, verdict::text"
-        for overriding in (authority.overrides(self.conn, lo, hi + 1), None):
-            query = authority.rows_between(pieces, lo, hi + 1, fields, overriding=overriding)
-            rows = self.conn.execute(query.encode(), prepare=False).fetchall()
-            expected = {click: self.oracle.decided(click) for click in self.oracle.manifest(lo, hi + 1)}
-            assert len(rows) == len(expected)
-            assert {row[0].bytes: row[1:] for row in rows} == expected
+        queries, expected = [], {}
+        for as_of in (None, past):
+            end = head if as_of is None else as_of
+            lo, hi = sorted((1 + head * 7919 % end, 1 + head * 104729 % (end + 1)))
+            clicks = {click: self.oracle.decided(click, as_of) for click in self.oracle.manifest(lo, hi + 1)}
+            for form, query in reader_forms.forms(held.caches, lo, min(hi, end) + 1, as_of):
+                name = f"{form} as of {as_of}, positions {lo} to {hi}"
+                queries.append(f"SELECT '{name}', q.* FROM ({query}) q (click_id, verdict, run_id)")
+                expected[name] = {c: d for c, d in clicks.items() if self.oracle.clicks[c].position <= end}
+        found: dict[str, list[Any]] = {name: [] for name in expected}
+        for name, *row in self.conn.execute(" UNION ALL ".join(queries).encode(), prepare=False):
+            found[name].append(row)
+        for name, rows in found.items():
+            assert _decisions(rows) == expected[name], name
+            assert len(rows) == len(expected[name]), name
 
     def the_chain_verifies(self, held: Held) -> None:
         """Entries since the last step: their hashes follow, and they are those the oracle expects."""
@@ -194,6 +236,7 @@ class Agreement:
             previous = canonical.entry_hash(at, kind, at_ms, actor, reason, payload, row_count, digest, previous)
             assert chain_hash == previous.hex()
             position = at
+            self.months.add(datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m"))
             self.folds.apply(at, kind, json.loads(payload))
         self.verified = (position, previous)
         assert position == self.oracle.head
@@ -208,18 +251,60 @@ class Agreement:
             assert {tuple(row) for row in rows} == wanted, table
             assert len(rows) == len(expected), table
 
-    # --- at the end of a history ----------------------------------------------------------------------------------
+    def caches_hold_what_the_oracle_knows(self, held: Held) -> None:
+        oracle, caches = self.oracle, held.caches
+        assert dict(caches["billing_periods"]) == oracle.closed
+        published = {(p.position, p.run.run_id, p.run.lo, p.run.hi, p.reverted) for p in oracle.publications}
+        assert {(row[0], row[1], row[3], row[4], row[5]) for row in caches["publications"]} == published
+        assert {row[0]: row[9] for row in caches["replay_runs"]} == {r.run_id: r.status for r in oracle.runs.values()}
+        assert {row[0] for row in caches["deployments"] if row[4] is not None} == oracle.revoked
+        assert len(caches["deployments"]) == len(oracle.epochs)
+        assert max(row[0] for row in caches["counter_epochs"]) == oracle.counter_epoch
+        conflicts = {(CLICK_OF[row[0]], bytes.fromhex(row[1])) for row in caches["conflicts"]}
+        assert conflicts == oracle.conflicts
+
+    # --- in a step of its own, and at the end of a history ---------------------------------------------------------
+
+    def ask_every_past_position(self, pick: int) -> None:
+        """All of them of the view and one by one; sums and rows, whose readers ask in many statements, of one."""
+        head = self.oracle.head
+        for query in (PAST, PAST_ONE_BY_ONE):
+            rows = self.conn.execute(query, {"head": head, "ids": IDS}).fetchall()
+            self.past_positions_are_answered_as_they_were(range(head + 1), rows)
+        for as_of in (pick % (head + 1), None):
+            self.sums_are_those_of_the_decisions(as_of)
+            self.rows_are_the_decisions(as_of)
+
+    def sums_are_those_of_the_decisions(self, as_of: int | None) -> None:
+        totals = billing.totals(self.conn, as_of)
+        found = Counter({(t.currency, verdict): getattr(t, verdict) for t in totals for verdict in reading.VERDICTS})
+        billed = Counter({t.currency: t.billed_micros for t in totals})
+        open_ = Counter({t.currency: t.undecided_micros for t in totals})
+        expected, bills, undecided = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
+        for click, (verdict, _) in self.oracle.decisions(as_of).items():
+            currency = CURRENCY_OF[click]
+            expected[currency, verdict] += 1
+            bills[currency] += COST_OF[click] if verdict == "valid" else 0
+            undecided[currency] += COST_OF[click] if verdict == "undecided" else 0
+        assert (+found, +billed, +open_) == (+expected, +bills, +undecided), f"as of {as_of}"
+        end = self.oracle.head if as_of is None else as_of
+        told = [line for line in self.oracle.feed if line.position <= end]
+        sums = sum(line.posted for line in told), sum(line.written_off for line in told)
+        assert billing.feed_total(self.conn, as_of) == sums, f"as of {as_of}"
+        assert sum(sums) == bills.total()
+
+    def rows_are_the_decisions(self, as_of: int | None) -> None:
+        rows = list(reading.rows(self.conn, fields=("click_id", "verdict", "run_id"), as_of=as_of))
+        expected = self.oracle.decisions(as_of)
+        assert _decisions(rows) == expected, f"as of {as_of}"
+        assert len(rows) == len(expected), f"as of {as_of}"
 
     def everything_holds_at_the_end(self) -> None:
-        self.every_past_position_is_answered_as_it_was()
+        self.ask_every_past_position(self.oracle.head * 7919)
         self.the_rest_of_the_feed_arrives_once()
-        self.interfaces_agree_with_what_they_read()
-        self.literal_ranges_give_what_the_view_gives()
+        for piece in authority.in_force(self.conn):
+            assert piece.run_id == self.oracle.decider(piece.lo, self.oracle.head)
         assert {name: found for name, found in audit.verify(self.conn).failures.items() if found} == {}
-
-    def every_past_position_is_answered_as_it_was(self) -> None:
-        head = self.oracle.head
-        self.past_positions_are_answered_as_they_were(range(head + 1), self.conn.execute(PAST, (head,)).fetchall())
 
     def the_rest_of_the_feed_arrives_once(self) -> None:
         while True:
@@ -228,15 +313,8 @@ class Agreement:
             self.read_so_far += [self._line(entry) for entry in page.entries]
             if page.at_head:
                 break
-        assert self.read_so_far == self._feed()
-
-    def interfaces_agree_with_what_they_read(self) -> None:
-        posted, written_off = billing.feed_total(self.conn)
-        assert posted == sum(line.posted for line in self.oracle.feed)
-        assert posted + written_off == sum(t.billed_micros for t in billing.totals(self.conn)) == self.oracle.billed()
-        for piece in authority.in_force(self.conn):
-            assert piece.run_id == self.oracle.decider(piece.lo, self.oracle.head)
+        assert self.read_so_far == self.oracle.feed
 
 
-def _decisions(rows: list[Any]) -> dict[bytes, Decided]:
-    return {CLICK_OF[click]: Decided(verdict, run_id) for click, verdict, run_id in rows}
+def _decisions(rows: Iterable[Sequence[Any]]) -> dict[bytes, Decided]:
+    return {CLICK_OF[str(click)]: Decided(verdict, run_id) for click, verdict, run_id in rows}

@@ -1,6 +1,7 @@
 """Faults at a statement of our choice: whatever a connection says to its server passes one place, where it is counted.
 
-Everything counts: BEGIN and COMMIT, each step of a COPY, what the library says by itself.
+Everything counts: BEGIN and COMMIT, each step of a COPY, what the library says by itself. COMMIT can be named as such,
+wherever it comes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from psycopg import waiting
 from clickledger import errors
 from clickledger.ledger import database
 
+COMMIT = -2  # instead of a number: the exchange that ends the first transaction, be it by COMMIT or ROLLBACK
+
 
 class Exchanges:
     """The exchanges of a connection with its server, counted from 0, and what happens at one of them."""
@@ -23,24 +26,31 @@ class Exchanges:
         self.count = 0
         self._pass, self._at, self._fault = conn.wait, at, fault
 
-    def _is_the_one(self) -> bool:
+    def _is_the_one(self, generator: Any) -> bool:
         self.count += 1
+        if self._at == COMMIT and getattr(generator, "__name__", "") == "_exit_gen":  # of psycopg's Transaction
+            self._at = self.count - 1
         return self.count - 1 == self._at
+
+    @property
+    def happened(self) -> bool:
+        """Whether the exchange has come by now."""
+        return self.count > self._at >= 0
 
     def before(self, generator: Any, *args: Any, **kwargs: Any) -> Any:
         """The server never hears of the statement."""
-        if self._is_the_one():
+        if self._is_the_one(generator):
             self._fault()
         return self._pass(generator, *args, **kwargs)
 
     def during(self, generator: Any, *args: Any, **kwargs: Any) -> Any:
         """The statement is sent, and nobody has read an answer."""
-        passed = self._once_sent(generator) if self._is_the_one() else generator
+        passed = self._once_sent(generator) if self._is_the_one(generator) else generator
         return self._pass(passed, *args, **kwargs)
 
     def after(self, generator: Any, *args: Any, **kwargs: Any) -> Any:
         """The server has done it and said so, and the caller does not get the answer."""
-        hit = self._is_the_one()
+        hit = self._is_the_one(generator)
         answer = self._pass(generator, *args, **kwargs)
         if hit:
             self._fault()

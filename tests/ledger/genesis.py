@@ -21,6 +21,9 @@ SELECT_TABLES = """
 SELECT_SEQUENCES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'"
 HISTORIES_PER_VACUUM = 25
 SETTINGS = ("synchronous_commit = off",)  # nobody reads this database after a crash of the server
+# It plans anew at each call, for the sake of many days; here there are few, and planning is most of what a check takes.
+KEEP_PLANS = "ALTER FUNCTION {} RESET plan_cache_mode"
+LOOKED_UP_BY_CLICK = ("decision_of(uuid)", "decision_of(uuid, bigint)")
 
 
 class Ledger:
@@ -39,6 +42,8 @@ class Ledger:
             self._administer(f"ALTER DATABASE {self._name} SET {setting}")
         self.conn = database.connect(self.url, application_name="state-machine")
         partitions.ensure(self.conn, self._days)
+        for function in LOOKED_UP_BY_CLICK:
+            self.conn.execute(KEEP_PLANS.format(function).encode())
         self._remember(self.conn)
         return self
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,12 +53,14 @@ class Ran:
 
     histories: int = 0
     steps: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # of what happened in them
     seeds: set[int] = field(default_factory=set)
 
     def take(self, line: str) -> None:
         block = json.loads(line)
         self.histories += block["histories"]
         self.steps += block["steps"]
+        self.counts.update(block["counts"])
         self.seeds.add(block["seed"])
 
     def said(self, goal: Goal, seconds: float) -> str:
@@ -120,8 +123,8 @@ def _take(ran: Ran, output: Path, read: int) -> int:
     return len(lines)
 
 
-def run_block(ledger: genesis.Ledger, seed: int, length: int) -> dict[str, int]:
-    """Run one block; its seed, histories and steps."""
+def run_block(ledger: genesis.Ledger, seed: int, length: int) -> dict[str, Any]:
+    """Run one block; its seed, histories and steps, and how often what happened in them."""
     from test_state_machine import LedgerMachine
 
     settings = hypothesis.settings(
@@ -134,13 +137,15 @@ def run_block(ledger: genesis.Ledger, seed: int, length: int) -> dict[str, int]:
         verbosity=Verbosity.normal,
         suppress_health_check=list(HealthCheck),
     )
-    machine: Any = type("LedgerMachine", (LedgerMachine,), {"ledger": ledger, "histories": 0, "steps": 0})
+    machine: Any = type(
+        "LedgerMachine", (LedgerMachine,), {"ledger": ledger, "histories": 0, "steps": 0, "counts": Counter()}
+    )
     try:
         run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=settings)
     except BaseException:
         print(f"to run it again: CLICKLEDGER_SEED={seed} CLICKLEDGER_HISTORIES=1", flush=True)
         raise
-    return {"seed": seed, "histories": machine.histories, "steps": machine.steps}
+    return {"seed": seed, "histories": machine.histories, "steps": machine.steps, "counts": machine.counts}
 
 
 def work(server_url: str, template: str, seed: int, stride: int, histories: int, steps: int, *lengths: int) -> None:

@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of the billing feed."""
+    """One line of the billing feed; `late` when its period was closed, so that it posts to another month."""
 
     position: int
     line: int
@@ -61,6 +61,7 @@ class Line(NamedTuple):
     after: str
     period: str
     run_id: int | None
+    late: bool
 
 
 @dataclass
@@ -153,8 +154,9 @@ class Oracle:
         for line, row in enumerate(sorted(rows, key=lambda row: row.click_id)):
             self.clicks[row.click_id] = Known(row, position, line, epoch)
             if row.verdict == "valid":
+                late = row.period in self.closed
                 self.feed.append(
-                    Line(position, line, "charge", row.click_id, row.cost, 0, None, "valid", row.period, None)
+                    Line(position, line, "charge", row.click_id, row.cost, 0, None, "valid", row.period, None, late)
                 )
 
     def _outcome(self, row: Given, is_new: bool) -> str:
@@ -333,7 +335,10 @@ class Oracle:
                 posted = given.cost
             elif before == "valid":
                 posted, written_off = (-amount for amount in self.outstanding(click))
-            lines.append(Line(position, line, kind, click, posted, written_off, before, after, given.period, run_id))
+            late = given.period in self.closed
+            lines.append(
+                Line(position, line, kind, click, posted, written_off, before, after, given.period, run_id, late)
+            )
         return lines
 
     def outstanding(self, click: bytes) -> tuple[int, int]:

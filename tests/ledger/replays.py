@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from clickledger import errors
 from clickledger.ledger import comparison, database, deployments, publication, runs
 
 # Every click of a chunk keeps its live decision, except for what is laid over it by click id.
@@ -100,3 +103,19 @@ def publish(conn: database.Connection, run_id: int) -> int:
     """Compare a staged run and publish it; the publication's position."""
     digest = comparison.compare(conn, run_id, "tests").digest
     return publication.publish(conn, run_id, digest, "tests", "test").position
+
+
+def publish_at_once(connections: Sequence[database.Connection], plans: Sequence[tuple[int, str]]) -> list[str]:
+    """Publish plans (run, digest) at the same moment, a connection each; how they ended, 'published' or the error."""
+    ready = threading.Barrier(len(plans))
+
+    def go(conn: database.Connection, plan: tuple[int, str]) -> str:
+        ready.wait()
+        try:
+            publication.publish(conn, *plan, "tests", "")
+        except errors.ClickledgerError as error:
+            return type(error).__name__
+        return "published"
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        return sorted(pool.map(go, connections, plans))

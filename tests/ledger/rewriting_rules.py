@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from oracle import Line, Run
 from replays import Replayed, work_chunk
 from side_by_side import SideBySide
-from universe import CLICKS, COST_OF, VERDICTS
+from universe import ADVERTISER_OF, CLICKS, COST_OF, CURRENCY_OF, SLICE_OF, VERDICTS
 
 from clickledger.ledger import comparison, publication, runs, sparse
+
+
+def _totals(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], list[int]]:
+    """Totals of a comparison, by advertiser, slice and currency."""
+    named = [[row[name] for name in comparison.TOTAL_COLUMNS] for row in rows]
+    return {tuple(row[:3]): row[3:] for row in named}
 
 
 class Runs(SideBySide):
@@ -25,8 +33,6 @@ class Runs(SideBySide):
         self._compare(self._a_run(pick))
 
     def _compare(self, run_id: int) -> None:
-        expected_before = self.oracle.billed()
-
         def compare() -> comparison.Comparison:
             return comparison.compare(self.conn, run_id, "machine")
 
@@ -35,14 +41,12 @@ class Runs(SideBySide):
         got, lines = answers
         run = self.oracle.runs[run_id]
         run.digest = got.digest
-        billed = sum(COST_OF[c] for c in self.oracle.clicks_of(run) if self.oracle.decided(c).verdict == "valid")
-        assert expected_before == self.oracle.billed()
+        assert _totals(got.totals) == self._expected_totals(run, lines)
         assert got.compared_at_position == run.compared_at
         assert got.summary["flips"] == len(lines)
         assert got.summary["carried"] == sum(carried for _, carried in run.written.values())
         assert got.summary["adjustments_micros"] == sum(line.posted for line in lines)
         assert got.summary["write_off_micros"] == sum(line.written_off for line in lines)
-        assert got.summary["billed_before_micros"] == billed
         assert comparison.latest(self.conn, run_id) == got
 
     def publish_a_run(self, pick: int, confused: bool) -> None:
@@ -58,6 +62,44 @@ class Runs(SideBySide):
 
         if answers := self.both(publish, lambda: self.oracle.publish(run_id, digest)):
             assert answers[0].position == self.oracle.head
+            self._note("publish")
+
+    def _expected_totals(self, run: Run, lines: Sequence[Line]) -> dict[tuple[str, ...], list[int]]:
+        """Clicks, flips to each verdict, carried, money before, posted, written off, after, gross, by their group."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+
+        def add(click: bytes, *values: int) -> None:
+            group = groups.setdefault((ADVERTISER_OF[click], SLICE_OF[click], CURRENCY_OF[click]), [0] * len(values))
+            group[:] = [known + value for known, value in zip(group, values, strict=True)]
+
+        for click in self.oracle.clicks_of(run):
+            before, (after, carried) = self.oracle.decided(click).verdict, run.written[click]
+            flips = [int(after == verdict != before) for verdict in ("valid", "invalid", "undecided")]
+            bills = [COST_OF[click] * (verdict == "valid") for verdict in (before, after)]
+            add(click, 1, *flips, carried, bills[0], 0, 0, bills[1], 0)
+        for line in lines:
+            add(line.click_id, 0, 0, 0, 0, 0, 0, line.posted, line.written_off, 0, abs(line.posted))
+        return groups
+
+    def _note(self, what: str) -> None:
+        """Count what kind of publication or revert the newest entry was."""
+        head, publications = self.oracle.head, self.oracle.publications
+        [this] = [p for p in publications if head in (p.position, p.reverted)]
+        self._count(f"{what}: {'sparse' if this.run.sparse else 'range'}")
+        lines = [line for line in self.oracle.feed if line.position == head]
+        if any(line.written_off for line in lines):
+            self._count(f"{what}: written off" if what == "publish" else f"{what}: of a write-off")
+        if what == "publish" and any(p.run is this.run for p in publications if p is not this):
+            self._count("publish: again after its revert")
+        below = [p for p in publications if p.position < this.position and p.reverted is None]
+        if what == "publish" and any(self.oracle.touch(p.run, this.run) for p in below):
+            self._count("publish: over another")
+        posted = {line.click_id for line in self.oracle.feed if line.position == this.position and line.posted > 0}
+        if what == "revert" and any(line.written_off < 0 and line.click_id in posted for line in lines):
+            self._count("revert: of a charge that was lifted and restored")
+        closed = {period for period, at in self.oracle.closed.items() if at > this.position}
+        if what == "revert" and any(line.period in closed for line in lines):
+            self._count("revert: after the period was closed")
 
     def compare_and_publish(self, pick: int, between: str, month: int) -> None:
         if self.oracle.runs:
@@ -77,6 +119,7 @@ class Runs(SideBySide):
 
         if answers := self.both(revert, lambda: self.oracle.revert(run_id)):
             assert answers[0].position == self.oracle.head
+            self._note("revert")
 
     def abandon_a_run(self, pick: int) -> None:
         if not self.oracle.runs:
@@ -136,6 +179,13 @@ class Replaying(Runs):
 
         if answers := self.both(stage, lambda: self.oracle.stage(run_id)):
             assert answers[0].status == "staged"
+
+    def stage_too_early(self, lo: int, verdicts: str) -> None:
+        """With one chunk done, be it all or not."""
+        run_id = self._plan(lo, self.oracle.head, 2)
+        if run_id is not None:
+            self._work(run_id, verdicts, set(), chunks=1)
+            self._stage(run_id)
 
     def replay_up_to_comparison(self, lo: int, hi: int, verdicts: str, carried: set[int]) -> None:
         """The usual way in one step, so that histories get far."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import faults
 import genesis
@@ -24,18 +25,23 @@ class SideBySide(Agreement):
     """A ledger, its oracle, and the fault that the next call meets."""
 
     ledger: genesis.Ledger
-    exchanges, crashed_at = 0, -1  # of the last call with a fault
+    counts: ClassVar[Counter[str]] = Counter()  # of what happened in all histories of the class
+    crashed = False  # in the last call with a fault
 
     def __init__(self) -> None:
         super().__init__(self.ledger.set_back())
-        self.crash: tuple[int, str] | None = None  # in the next call: at which exchange, and at which moment of it
+        self.crash: tuple[int, str] | None = None  # at which exchange of a call, and at which moment of it
+        self.calls_before_crash = 0
 
     def both(self, ledger: Callable[[], Any], oracle: Callable[[], Any]) -> tuple[Any, Any] | None:
         """Do it in both; None when both refused it for the same reason."""
         call = ledger
         if self.crash is not None:
-            (at, moment), self.crash = self.crash, None
-            call = self._crash_in(ledger, oracle, at, moment)
+            if self.calls_before_crash:
+                self.calls_before_crash -= 1
+            else:
+                (at, moment), self.crash = self.crash, None
+                call = self._crash_in(ledger, oracle, at, moment)
         try:
             expected = oracle()
         except Refusal as refusal:
@@ -66,7 +72,9 @@ class SideBySide(Agreement):
         else:
             return self._over_first(lambda: answer)
         head = log.head(self.conn).position
-        self._count(f"crashed {'after' if head > self.oracle.head else 'before'} its commit: {ledger.__name__}")
+        when = "after" if head > self.oracle.head else "before"
+        self._count(f"crashed {when} its commit")
+        self._count(f"crashed {when} its commit: {ledger.__name__}")
         if head > self.oracle.head:
             oracle()  # it was committed, so it must be allowed
         if head == self.oracle.head:  # else it takes several entries, of which asking again adds the others
@@ -75,20 +83,20 @@ class SideBySide(Agreement):
 
     def _over_first(self, answer: Callable[[], Any]) -> Callable[[], Any]:
         """The answer had arrived; whether the server process is still there is another matter."""
-        if self.exchanges > self.crashed_at >= 0:
+        if self.crashed:
+            self._count("crashed once it was answered")
             self.conn = self.ledger.reconnect()
         return answer
 
     def _with_a_fault(self, call: Callable[[], Any], at: int, moment: str) -> Any:
-        self.crashed_at = at
-        with faults.fault_at(self.conn, at, self.ledger.end_backend, moment) as counted:
+        with faults.fault_at(self.conn, at, self.ledger.end_backend, moment) as exchanges:
             try:
                 return call()
             finally:
-                self.exchanges = counted.count
+                self.crashed = exchanges.happened
 
-    @staticmethod
-    def _count(what: str) -> None:
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
         if hypothesis.currently_in_test_context():
             hypothesis.event(what)
 

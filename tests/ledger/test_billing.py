@@ -162,6 +162,15 @@ def test_period_is_closed_once(conn: database.Connection) -> None:
     assert log.head(conn).position == position
 
 
+def test_month_that_is_not_over_is_not_closed(conn: database.Connection) -> None:
+    """Late lines post to the month they are recorded in, which must be open."""
+    [(this_month,)] = conn.execute("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM')").fetchall()
+    for period in (this_month, "9999-12"):
+        with pytest.raises(errors.Refused, match=f"period {period}: expected a month that is over, it is {this_month}"):
+            billing.close_period(conn, period, "tests")
+    assert log.head(conn).position == 1
+
+
 @pytest.mark.parametrize("period", ["2024-13", "2024-00", "2024", "2024-3", "24-03", "2024-03 ", "２０２４-03", ""])
 def test_period_that_is_no_month_is_refused(conn: database.Connection, period: str) -> None:
     with pytest.raises(errors.InvalidInput, match="expected YYYY-MM"):

@@ -46,6 +46,7 @@ ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("actor", "reason"), "tests"),
     **dict.fromkeys(("lo", "line", "position", "size", "row_count", "run_id", "hold_id", "jobs", "head", "as_of"), 1),
     "signed": 1,
+    **dict.fromkeys(("seq", "counter_epoch"), 1),
     **dict.fromkeys(("model_version", "calibration_version", "bad_model"), 1),
     **dict.fromkeys(("adjustment_set", "departure", "click_id"), uuid.UUID(bytes=CLICK)),
     **dict.fromkeys(("day", "first", "last"), DAY),

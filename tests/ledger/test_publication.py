@@ -12,7 +12,7 @@ import pytest
 import replays
 from batches import batch, clicks
 from psycopg import IsolationLevel
-from replays import Replayed, publish, published, staged, work_chunk
+from replays import Replayed, publish, publish_at_once, published, staged, work_chunk
 
 from clickledger import errors
 from clickledger.ledger import append, authority, billing, comparison, database, log, publication, runs
@@ -222,36 +222,15 @@ def test_run_that_carries_decisions_can_be_published_again_after_its_revert(two_
 def test_of_two_overlapping_runs_published_at_once_one_is_stale(
     two_entries: database.Connection, connect: Connect
 ) -> None:
-    ready = threading.Barrier(2)
     plans = [compared(two_entries, 2, 4, all_of(verdict)) for verdict in ("invalid", "undecided")]
-
-    def go(plan: tuple[int, str]) -> str:
-        mine = connect()
-        ready.wait()
-        try:
-            publication.publish(mine, *plan, "tests", "")
-        except errors.StalePlan:
-            return "stale"
-        return "published"
-
-    with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(go, plans)) == ["published", "stale"]
+    assert publish_at_once([connect(), connect()], plans) == ["StalePlan", "published"]
     assert verdicts(two_entries) in {"i" * 10, "u" * 10}
 
 
 def test_run_published_by_many_at_once_is_published_once(two_entries: database.Connection, connect: Connect) -> None:
-    ready, plan = threading.Barrier(4), compared(two_entries, 2, 4, all_of("invalid"))
-
-    def go(mine: database.Connection) -> str:
-        ready.wait()
-        try:
-            publication.publish(mine, *plan, "tests", "")
-        except errors.Refused:
-            return "refused"
-        return "published"
-
-    with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(go, [connect() for _ in range(4)])) == ["published", "refused", "refused", "refused"]
+    plan = compared(two_entries, 2, 4, all_of("invalid"))
+    ended = publish_at_once([connect() for _ in range(4)], [plan] * 4)
+    assert ended == ["Refused", "Refused", "Refused", "published"]
     assert billing.feed_total(two_entries) == (0, 0)
 
 

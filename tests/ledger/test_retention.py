@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 import replays
 from batches import at, batch, click_id, clicks
-from leaving import DAY, FIRST, MIXED, NEXT, SECOND, authoritative, detach, failures, live_two_days
+from leaving import DAY, FIRST, MIXED, NEXT, SECOND, authoritative, detach, failures
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -27,13 +27,6 @@ from clickledger.ledger import (
 )
 
 Connect = Callable[[], database.Connection]
-
-
-@pytest.fixture
-def lived(conn: database.Connection) -> database.Connection:
-    """Two days over three entries, and a published run."""
-    live_two_days(conn)
-    return conn
 
 
 # -- what is left, and what is said of what is gone

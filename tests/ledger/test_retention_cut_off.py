@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from batches import batch, clicks
-from leaving import detach, failures, live_two_days
+from leaving import detach, failures
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -22,13 +22,6 @@ from clickledger.ledger import (
 )
 
 Connect = Callable[[], database.Connection]
-
-
-@pytest.fixture
-def lived(conn: database.Connection) -> database.Connection:
-    """Two days over three entries, and a published run."""
-    live_two_days(conn)
-    return conn
 
 
 # -- cut off between steps, and readers in the way

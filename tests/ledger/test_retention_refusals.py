@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import replays
 from batches import batch, clicks
-from leaving import DAY, FIRST, MIXED, NEXT, SECOND, detach, failures, live_two_days, refusal
+from leaving import DAY, FIRST, MIXED, NEXT, SECOND, detach, failures, refusal
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -28,13 +28,6 @@ from clickledger.ledger import (
 from clickledger.ledger.sparse import Correction
 
 Connect = Callable[[], database.Connection]
-
-
-@pytest.fixture
-def lived(conn: database.Connection) -> database.Connection:
-    """Two days over three entries, and a published run."""
-    live_two_days(conn)
-    return conn
 
 
 # -- what keeps a day

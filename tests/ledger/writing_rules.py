@@ -21,7 +21,8 @@ class Appending(SideBySide):
 
     def append_under_any_epoch(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
         epochs = [*range(len(self.oracle.epochs) + 1), *sorted(self.oracle.revoked) * 3]  # one is not deployed yet
-        self._append(rows, epochs[epoch % len(epochs)], max(1, self.oracle.counter_epoch - counter_epoch % 3 // 2))
+        counting = self.oracle.counter_epoch + (0, 0, -1, 1)[counter_epoch % 4]
+        self._append(rows, epochs[epoch % len(epochs)], max(1, counting))
 
     def _append(self, rows: Rows, epoch: int, counter_epoch: int) -> None:
         given = [row_of(*row) for row in rows]
@@ -33,6 +34,10 @@ class Appending(SideBySide):
         if (answers := self.both(append_batch, lambda: self.oracle.append(told, epoch, counter_epoch))) is None:
             return
         got, expected = answers
+        for what in expected.outcome:
+            self._count(f"append: {what}")
+        if any(line.late for line in self.oracle.feed if line.position == expected.position):
+            self._count("append: charge of a closed period")
         assert (got.position, got.outcome) == (expected.position, expected.outcome)
         assert got.new == expected.outcome.count("new")
         for i, what in enumerate(expected.outcome):
@@ -71,6 +76,14 @@ class Deploying(SideBySide):
             self._roll_back(bad_model, others[pick % len(others)] if pick % 7 else 1)
         else:
             self._lose_counters()
+
+    def deploy_and_roll_back(self, pick: int) -> None:
+        """A model that was live before, perhaps, and so in several epochs."""
+        of = self.oracle.calibrations
+        calibration = 1 + pick % len(of)
+        self._deploy([calibration])
+        others = [c for c, model in enumerate(of, 1) if model != of[calibration - 1]]
+        self._roll_back(of[calibration - 1], others[pick % len(others)])
 
     def _probably_live(self, pick: int) -> int:
         """A model that the current epoch routes to, four times out of five."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
-import pytest
 
 from clickledger.ledger import append, database, log, outcomes
 from clickledger.ledger.outcomes import Outcome
@@ -36,12 +34,6 @@ def batch(minutes: list[int], counted: bool = True) -> Batch:
         model_version=[0] * n, calibration_version=[0] * n, score=[np.nan] * n, threshold=[np.nan] * n,
         verdict=["undecided"] * n, reason=["model_absent" if counted else "late"] * n,
     )  # fmt: skip
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    with database.connect(database_url) as connection:
-        yield connection
 
 
 def buy(conn: database.Connection, minute: int, after: int) -> int:

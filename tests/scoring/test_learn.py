@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from decided_traffic import STABLE_LIMIT, START_MS, Traffic, deploy, register
@@ -14,12 +12,6 @@ from clickledger.scoring import dataset, learn
 from clickledger.scoring import model as models_
 
 CUTOFF_MS = START_MS + 10**9
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    with database.connect(database_url) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import live_clicks
 import numpy as np
 import pytest
@@ -13,12 +11,6 @@ from clickledger.ledger import append, database, deployments
 from clickledger.scoring import feature_spec, rescore
 from clickledger.scoring.counters import Counted
 from clickledger.scoring.deciding import MODEL_UNUSABLE, Decider
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    with database.connect(database_url) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -29,12 +29,6 @@ QUICK = ExchangeConfig(resend_seconds=0.5)
 
 
 @pytest.fixture
-def conn(database_url: str) -> Iterator[database.Connection]:
-    with database.connect(database_url, application_name="test") as connection:
-        yield connection
-
-
-@pytest.fixture
 def fleet(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workers]:
     with workers(database_url, redis_url, tmp_path) as made:
         yield made
