@@ -51,7 +51,7 @@ test-pg15: $(INSTALLED) ## the ledger's tests on PostgreSQL 15; PG15=its folder 
 	on Debian 12: apt-get install postgresql-15" >&2; exit 1; fi
 	CLICKLEDGER_TEST_POSTGRES_BIN=$(PG15) $(BIN)/python -m pytest tests/ledger
 
-soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle, longer races; STEPS=n, CLICKLEDGER_SEED=n
+soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle (hours), longer races; STEPS=n, CLICKLEDGER_SEED=n
 	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \
 		tests/ledger/test_state_machine.py tests/ledger/test_log_races.py
 

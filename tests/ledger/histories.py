@@ -65,10 +65,12 @@ class Ran:
 
     def said(self, goal: Goal, seconds: float) -> str:
         """Progress, the time left, and how to go on from here."""
-        part = max(self.steps / goal.steps if goal.steps else 0.0, self.histories / max(1, goal.histories), 1e-9)
+        goals = ((self.steps, goal.steps), (self.histories, goal.histories))
+        part = min(done / wanted for done, wanted in goals if wanted)
+        left = f"{seconds / part - seconds:.0f} s to go" if part else "no block finished yet"
         first = next(seed for seed in range(goal.seed, goal.seed + len(self.seeds) + 1) if seed not in self.seeds)
         return (
-            f"{self.histories} histories, {self.steps} steps in {seconds:.0f} s, {seconds / part - seconds:.0f} s to go"
+            f"{self.histories} histories, {self.steps} steps in {seconds:.0f} s, {left}"
             f"; to go on: CLICKLEDGER_SEED={first} CLICKLEDGER_SOAK_STEPS={max(0, goal.steps - self.steps)}"
         )
 
