@@ -10,7 +10,8 @@ from benchmarks import ground, report
 from benchmarks.ground import Result, say
 
 LEDGER = (
-    "append", "importing", "tail", "eventsourcing", "reading", "why", "publish", "verify", "checkpoints", "partitions",
+    "append", "importing", "tail", "eventsourcing", "reading", "why", "publish", "publications", "verify",
+    "checkpoints", "partitions",
 )  # fmt: skip
 NAMES = (*LEDGER, "ingest", "latency", "replay")
 

@@ -17,12 +17,10 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from benchmarks.filled import Filled
 from benchmarks.ground import Figure, Ground, Result, say
-from benchmarks.models import ACTOR
-from clickledger.ledger import authority, database, log, publication, reading
+from clickledger.ledger import authority, database, reading
 from clickledger.ledger.literal_ranges import Span
 
 COLUMNS = ", ".join(reading.COLUMNS)
@@ -35,7 +33,6 @@ PLAIN_ROW = "SELECT * FROM plain WHERE click_id = %s"
 WHOLE_ROW = "SELECT * FROM whole WHERE click_id = %s"
 VIEW_TOTALS = PLAIN_TOTALS.replace("plain", "authoritative_decisions")
 TARGETS = {"totals": 1.2, "rows_full": 1.5, "rows_day": 1.5, "decision_of": 2.0, "asof": 2.0}
-PUBLISH_TARGET_MS = 50.0
 LATE_SHARE = 0.4  # of the log, under 300 runs
 
 
@@ -48,11 +45,10 @@ class Plan:
     runs: tuple[int, ...]
     rounds: int
     lookups: int
-    earlier: int  # publications before those that are timed
 
 
-FULL = Plan(5_120_000, 5, (1, 10, 300), 5, 1_000, 1_000)
-QUICK = Plan(20_480, 3, (1, 3), 1, 20, 5)
+FULL = Plan(5_120_000, 5, (1, 10, 300), 5, 1_000)
+QUICK = Plan(20_480, 3, (1, 3), 1, 20)
 
 
 @dataclass
@@ -71,7 +67,7 @@ class Ratios:
 
 
 def run(ground: Ground) -> Result:
-    """Ratios to the plain table, and of as-of reads to current ones; publishing over a thousand publications."""
+    """Ratios to the plain table, and of as-of reads to current ones."""
     return measure(ground, QUICK if ground.quick else FULL)
 
 
@@ -91,7 +87,6 @@ def measure(ground: Ground, plan: Plan) -> Result:
             _materialise(conn)
             _compare(conn, filled, plan, count, ratios, result)
     _note(result, ratios)
-    _publishing(ground, plan, result)
     return result
 
 
@@ -255,25 +250,3 @@ def _judge(result: Result, key: str, value: float, target: float) -> None:
     figure = Figure(f"{key}, worst", value, "x", "", f"at most {target:g}", value <= target)
     result.figures.append(figure)
     result.keys[key] = round(value, 3)
-
-
-def _publishing(ground: Ground, plan: Plan, result: Result) -> None:
-    """Publish and revert over many earlier publications, scattered: whole calls, from asking for the lock on."""
-    times: list[float] = []
-    with database.connect(ground.fresh_database()) as conn:
-        filled = Filled(conn, 256 * 3 * (plan.earlier + 10), 1)
-        say(f"reading: {plan.earlier:,} publications")
-        ranges = [(filled.lo + 3 * n, filled.lo + 3 * n + 2) for n in range(plan.earlier + 10)]
-        for lo, hi in ranges[: plan.earlier]:
-            filled.published(lo, hi)
-        for lo, hi in ranges[plan.earlier :]:
-            run_id, digest = filled.replayed(lo, hi)
-            times.append(_seconds(partial(publication.publish, conn, run_id, digest, ACTOR, "measured")))
-            times.append(_seconds(partial(publication.revert, conn, run_id, ACTOR, "measured")))
-        head = log.head(conn).position
-    slowest = max(times) * 1000
-    note = f"median {1000 * statistics.median(times):.1f} ms of {len(times)}; log of {head:,} entries"
-    what = f"publishing or reverting over {plan.earlier:,} publications, slowest"
-    target = f"at most {PUBLISH_TARGET_MS:.0f} ms"
-    result.figures.append(Figure(what, slowest, "ms", note, target, slowest <= PUBLISH_TARGET_MS))
-    result.keys["publish_ms_max_1000"] = round(slowest, 2)
