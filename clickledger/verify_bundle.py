@@ -596,8 +596,11 @@ def main(words: list[str] | None = None) -> int:
     try:
         keys = [key(text) for text in asked.key]
         raw = asked.bundle.read_bytes()
-    except (BadKey, OSError) as error:
+    except BadKey as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: bundle: expected a file to read, got {asked.bundle}: {error.strerror}", file=sys.stderr)
         return 2
     try:
         told = _told(raw.decode(), keys, asked)

@@ -59,6 +59,19 @@ def test_commands_and_options_named_in_the_documentation_exist() -> None:
             assert not unknown, f"{page.name}: clickledger {line}: {unknown}"
 
 
+def test_commands_shown_to_be_typed_name_what_they_cannot_do_without() -> None:
+    program: Any = typer.main.get_command(cli.program())
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            for line in re.findall(r"^clickledger ([a-z].*)", block, re.MULTILINE):
+                command, words = program, re.split(r"\s+#", line)[0].split()
+                while words and hasattr(command, "commands"):
+                    command = command.commands[words.pop(0)]
+                needed = [p.opts for p in command.params if p.required and p.param_type_name == "option"]
+                missing = [names for names in needed if not set(names) & set(words)]
+                assert not missing, f"{page.name}: clickledger {line}: {missing}"
+
+
 def _code(text: str) -> list[str]:
     """Fenced and indented blocks, and what stands in backticks; a command may go on in the next line."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -28,6 +28,7 @@ def show(report: audit.Report, failures: Mapping[str, list[str]], rescored: Resc
     for note in report.notes:
         output.say(f"note   {note}")
     again = f"; {rescored.exact} of {rescored.rescored} re-scored exactly" if rescored else ""
+    again += f", a sample of {rescored.total}" if rescored and rescored.rescored < rescored.total else ""
     of = f" of positions {report.lo} to {report.head}" if report.unverified else ""
     output.say(f"{report.entries} entries{of}, {report.rows} rows{again}")
     if report.overrides is not None:

@@ -67,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _report(error: Exception) -> int:
     if isinstance(error, ClickledgerError):
-        output.error(str(error))
+        output.error(output.as_typed(str(error)))
         return error.exit_code
     if isinstance(error, typer.Abort):
         return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 1

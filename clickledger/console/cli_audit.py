@@ -14,7 +14,7 @@ import typer
 from clickledger import errors
 from clickledger.console import audit_words, output, proofs, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
-from clickledger.ledger import audit, audit_work, billing, database, provenance
+from clickledger.ledger import audit, audit_work, billing, checkpoints, database, provenance
 from clickledger.ledger.rights import Role
 from clickledger.scoring import click_identity
 
@@ -49,20 +49,35 @@ def why(
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Why one click was or was not billed: its features, every decision in order, what billing was told."""
-    from clickledger.console import provenance_text  # noqa: PLC0415 - loads torch, which other commands need not pay
+    """Why one click was or was not billed: its features, every decision in order, what billing was told.
 
+    Exit code 1 when a decision that was re-scored is not the recorded one.
+    """
     named = _named(click, source, at)
     settings = services.attach(load(folder))
     url = str(settings.database_url)
     with database.connect(url, application_name="clickledger why", role=Role.AUDITOR_READER) as conn:
-        story = provenance.why(conn, named or provenance.find(conn, click))
+        story = _story(conn, named or provenance.find(conn, click), f"{click!r} of {source} at {at}" if named else "")
+        from clickledger.console import provenance_text  # noqa: PLC0415 - loads torch: a second a wrong id need not pay
+
         features = provenance_text.features_of(story["click"])
         rescored = provenance_text.rescored(conn, story)
     provenance_text.show(story, features, rescored)
     output.hint("clickledger audit verify")
     if as_json:
         output.result(_plain({**story, "features": features, "rescored": rescored}))
+    if any(check["exact"] is False for check in rescored):
+        raise typer.Exit(1)
+
+
+def _story(conn: database.Connection, click_id: uuid.UUID, asked: str) -> dict[str, Any]:
+    """All that is known of a click. Raises NotFound, in the words of whoever asked for it by more than its id."""
+    try:
+        return provenance.why(conn, click_id)
+    except errors.NotFound as error:
+        if not asked:
+            raise
+        raise errors.NotFound(f"{error}, which is what {asked} names: expected these as they were sent") from error
 
 
 def _named(external_id: str, source: str | None, at: str | None) -> uuid.UUID | None:
@@ -102,6 +117,7 @@ def verify(
 
     With --from or --to only the entries and rows of that range, which leaves out what holds of the ledger as a whole.
     """
+    note = None if checkpoint is None else proofs.read_checkpoint(checkpoint)  # before the work, which may take minutes
     settings = services.attach(load(folder))
     url = str(settings.database_url)
     role = Role.AUDITOR_READER
@@ -110,7 +126,7 @@ def verify(
         with output.progress("verifying") as bar, audit_work.chosen(conn, url, wanted, role) as workers:
             report = audit.verify(conn, advance(bar), lo=first, hi=last, workers=workers)
         rescored = None if report.unverified else _rescored(conn, rescore_rows_max)
-        held = {} if checkpoint is None else {"held checkpoint": proofs.check_held(conn, checkpoint)}
+        held = {} if note is None else {"held checkpoint": checkpoints.check_held(conn, note)}
     failures = report.failures | held | ({RESCORED: rescored.failures} if rescored else {})
     audit_words.show(report, failures, rescored, RESCORED)
     ok = report.ok and (rescored is None or rescored.ok) and not any(held.values())
@@ -119,6 +135,7 @@ def verify(
         counts = {"entries": report.entries, "rows": report.rows, "overrides": report.overrides}
         counts |= {"head": report.head, "from": report.lo}
         again = {"rescored": rescored.rescored, "rescored_exact": rescored.exact} if rescored else {}
+        again |= {"rescored_of": rescored.total} if rescored else {}
         left = {"unverified": audit_words.unverified(report, RESCORED), "notes": report.notes, "jobs": wanted}
         output.result({"ok": ok, "checks": checks, "failures": failures, **counts, **again, **left})
     if not ok:

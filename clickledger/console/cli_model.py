@@ -80,8 +80,10 @@ def list_models(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         }
         for version, kind, digest, at, actor, calibration in rows
     ]
-    columns = ("model_version", "kind", "calibration_version", "state", "registered_at", "actor")
-    output.rows(f"models; deployment epoch {current.epoch}", columns, [[m[c] for c in columns] for m in listed])
+    columns = ("model", "kind", "calibration", "state", "registered at", "actor")
+    of = ("model_version", "kind", "calibration_version", "state", "registered_at", "actor")
+    lines = [[m[name] for name in of] for m in listed]
+    output.rows(f"models; deployment epoch {current.epoch}", columns, lines)
     output.hint("clickledger model deploy MODEL")
     if as_json:
         output.result({"epoch": current.epoch, "routing": current.routing, "models": listed})

@@ -61,7 +61,8 @@ def prove(
     output.say(f"as of entry {verified.statement['as_of']} of {verified.origin}")
     if not verified.attested:
         output.say("no key here: nobody signed that the bundle is complete (see docs/audit.md)")
-    output.hint(f"python {verify_bundle.__file__} {place} --key {signer}")
+    complete = " --complete" if verified.attested else ""
+    output.hint(f"python {verify_bundle.__file__} {place} --key {signer}{complete}")
     if as_json:
         told = {"file": place, "verifier_key": str(signer), "attested": verified.attested}
         output.result({**told, "origin": verified.origin, "statement": verified.statement})
@@ -106,12 +107,14 @@ def continue_(
     """Write what shows the holder of a checkpoint, offline, that the log has only grown since."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        proof = proof_bundle.consistency(conn, proofs.read_note(held), checkpoint_key_file.of(chosen), actor())
+        proof = proof_bundle.consistency(conn, proofs.read_checkpoint(held), checkpoint_key_file.of(chosen), actor())
+        known = checkpoint_keys.history(conn)
     old, new = (checkpoints.parse(proof.fields[side]) for side in ("old", "new"))
+    signers = dict.fromkeys(f"--key {checkpoint_keys.in_force(known, point.size)}" for point in (old, new))
     place = file or Path(f"continued-{old.size}-{new.size}.json")
     _write(place, proof.text)
     output.say(f"{place}: the {new.size} entries of {new.origin} begin with the {old.size} signed before")
-    output.hint(f"python {verify_bundle.__file__} {place} --key VERIFIERKEY; keys: clickledger audit key show")
+    output.hint(f"python {verify_bundle.__file__} {place} {' '.join(signers)}")
     if as_json:
         output.result({"file": place, "origin": new.origin, "old_size": old.size, "size": new.size, "note": new.note})
 
@@ -148,7 +151,8 @@ def key_show(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         keys, problems = _keys(conn)
     if not keys:
         raise errors.NotFound("the ledger has no key: clickledger audit key new")
-    output.rows(f"{len(keys)} keys", ("since entry", "verifier key"), [(k["since"], k["verifier_key"]) for k in keys])
+    for key in keys:  # no table: it would fold what is to be copied
+        output.say(f"since entry {key['since']}: {key['verifier_key']}")
     for problem in problems:
         output.say(f"FAILED {problem}")
     output.hint("clickledger audit checkpoint")

@@ -95,7 +95,8 @@ def rollback(
         output.say(f"incident {incident_id}: its epoch was revoked before")
     else:
         output.say(f"epoch {done.epoch} is in force since position {done.position}; revoked: {done.revoked_epochs}")
-    output.hint(f"clickledger replay plan --incident {incident_id}" if incident_id else "clickledger replay plan")
+    by_hand = "clickledger replay plan --positions LO HI --model MODEL --calibration CALIBRATION"
+    output.hint(f"clickledger replay plan --incident {incident_id}" if incident_id else by_hand)
     if as_json:
         fields = {} if done is None else done._asdict()
         output.result({"incident_id": incident_id, **fields})

@@ -24,6 +24,7 @@ from clickledger.recovery import progress, publishing
 if TYPE_CHECKING:  # importing it takes a second: models come with torch
     from clickledger.recovery.replay import Plan
 
+STATED = "stated"  # what a sparse run decides by, in place of a model
 IncidentOption = Annotated[int | None, typer.Option("--incident", help="Replay what this incident's model decided.")]
 PositionsOption = Annotated[
     tuple[int, int] | None, typer.Option("--positions", help="Log positions [LO, HI) instead.", metavar="LO HI")
@@ -125,7 +126,15 @@ def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         found = progress.listed(conn)
     columns = ("run", "stage", "clicks", "chunks done", "positions", "model", "incident")
     lines = [
-        (r.run_id, r.stage, r.clicks, f"{r.done}/{r.chunks}", f"[{r.lo}, {r.hi})", r.model_version, r.incident_id or "")
+        (
+            r.run_id,
+            r.stage,
+            r.clicks,
+            f"{r.done}/{r.chunks}",
+            f"[{r.lo}, {r.hi})",
+            r.model_version or STATED,
+            r.incident_id or "",
+        )
         for r in found
     ]
     output.rows(f"{len(found)} runs", columns, lines)
@@ -201,7 +210,7 @@ def abandon(run_id: RunArgument, reason: ReasonOption, folder: HomeOption = None
     with ledger(folder) as conn:
         publishing.abandon(conn, run_id, actor(), reason)
     output.say(f"run {run_id} is abandoned")
-    output.hint("clickledger replay plan")
+    output.hint("clickledger replay list")
     if as_json:
         output.result({"run_id": run_id})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -17,13 +18,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-COMMAND = re.compile(r"\bclickledger((?: (?:audit(?: key)?|incident|model|replay|retention))? [a-z]+)")
+COMMAND = re.compile(r"\bclickledger((?: (?:audit(?: key)?|incident|model|period|replay|retention))? [a-z]+)")
+FILE_COLUMNS = 300
 _named_home: ContextVar[Path | None] = ContextVar("named_home", default=None)
 
 
 def terminal() -> Console:
-    """The console all prose goes to. Made on each call: tests and redirections replace `sys.stderr`."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    """The console all prose goes to. Made on each call: tests and redirections replace `sys.stderr`.
+
+    Where nobody's screen sets a width, tables are as wide as their lines: a folded key or address cannot be copied.
+    """
+    width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def say(text: str) -> None:
@@ -43,7 +49,12 @@ def name_home(folder: Path) -> None:
 
 def hint(text: str) -> None:
     """What to do next, usually a command, which works when it is pasted into the same shell."""
-    terminal().print(f"next: {COMMAND.sub(_as_typed, text)}", markup=False, style="dim")
+    terminal().print(f"next: {as_typed(text)}", markup=False, style="dim")
+
+
+def as_typed(text: str) -> str:
+    """A text whose commands work when they are pasted: with this shell's program, and the home that was named."""
+    return COMMAND.sub(_as_typed, text)
 
 
 def _as_typed(command: re.Match[str]) -> str:

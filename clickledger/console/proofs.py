@@ -18,7 +18,9 @@ from clickledger.settings import Settings
 def new_key(conn: database.Connection, chosen: Settings, actor: str, reason: str) -> SigningKey:
     """Make the ledger's first key where the settings hold none, and record it. Raises Conflict when it has one."""
     if known := checkpoint_keys.history(conn):
-        raise errors.Conflict(f"expected a ledger without key, got one with {known[-1].verifier}: rotate it")
+        raise errors.Conflict(
+            f"expected a ledger without key, got one with {known[-1].verifier}: clickledger audit key rotate"
+        )
     key = checkpoint_key_file.of(chosen)
     if key is None:
         key = signed_note.generate(checkpoint_keys.origin(conn))
@@ -58,17 +60,17 @@ def _pending_key(conn: database.Connection, pending: Path) -> SigningKey:
     return checkpoint_key_file.read(pending)
 
 
-def check_held(conn: database.Connection, path: Path) -> list[str]:
-    """What is wrong with the log by a checkpoint in a file. Raises InvalidInput when the file holds none."""
-    return checkpoints.check_held(conn, read_note(path))
-
-
-def read_note(path: Path) -> str:
-    """The text of a note in a file. Raises InvalidInput when it cannot be read."""
+def read_checkpoint(path: Path) -> str:
+    """The note of a checkpoint in a file. Raises InvalidInput when the file cannot be read or holds none."""
     try:
-        return path.read_text(encoding="utf-8")
+        note = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.InvalidInput(f"checkpoint: expected a file to read, got {path}: {error}") from error
+    try:
+        checkpoints.parse(note)
+    except errors.InvalidInput as error:
+        raise errors.InvalidInput(f"{path}: expected a signed checkpoint: {error}") from error
+    return note
 
 
 def checked(conn: database.Connection, bundle: proof_bundle.Bundle) -> verify_bundle.Verified:

@@ -37,7 +37,7 @@ def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
         given = decision["reason"] if decision["reason"] in ("late", "future") else ""
         again = decide.decide(features, [click["slice"]], [given], model, thresholds)
         score, recorded = again.score[0], np.float32(decision["score"])  # the server sends float4 in decimal
-        same = again.verdict[0] == decision["verdict"] and (score == recorded or bool(np.isnan(score)))
+        same = bool(again.verdict[0] == decision["verdict"] and (score == recorded or np.isnan(score)))
         results.append(
             {"run_id": decision["run_id"], "score": float(score), "verdict": again.verdict[0], "exact": same}
         )
@@ -84,7 +84,7 @@ def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story
     if decision["verdict"] == decide.UNDECIDED or _is_stated(decision):
         output.say(f"    reason: {decision['reason']}")
     else:
-        sign = ">=" if decision["verdict"] == decide.INVALID else "<"
+        sign = ">=" if decision["score"] >= decision["threshold"] else "<"  # of the numbers, whatever the verdict says
         output.say(f"    score {decision['score']:.6f} {sign} threshold {decision['threshold']:.6f} of the slice")
     if _is_stated(decision):
         output.say("    stated by whoever planned the run, not computed")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # importing these takes a second: models come with torch
 POLL_SECONDS = 0.2
 SILENT_SECONDS = 15.0  # without progress: say where to look
 MICROS = 1_000_000
+COUNTS = ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")
+SELDOM = ("to_undecided", "carried")  # left out where all are 0, so that a table fits a narrow terminal
 
 
 def actor() -> str:
@@ -146,18 +148,19 @@ def _number(interval: Interval, unit: int) -> str:
 
 def show_comparison(compared: Comparison) -> None:
     """What publishing a run would change, by slice and by advertiser."""
-    columns = ("", "clicks", "to valid", "to invalid", "to undecided", "carried", "billed before", "change", "after")
     for column, title in (("slice", "by slice"), ("advertiser_id", "by advertiser"), ("currency", "by currency")):
-        output.rows(f"run {compared.run_id}, {title}", columns, _totals(compared.by(column)))
+        groups = compared.by(column)
+        counts = [name for name in COUNTS if name not in SELDOM or any(sums[name] for sums in groups.values())]
+        columns = ("", *(name.replace("_", " ") for name in counts), "billed before", "change", "after")
+        output.rows(f"run {compared.run_id}, {title}", columns, _totals(groups, counts))
     output.say(f"{compared.summary['flips']} flips; digest {compared.digest}")
 
 
-def _totals(groups: dict[str, dict[str, int]]) -> Iterator[tuple[object, ...]]:
+def _totals(groups: dict[str, dict[str, int]], counts: list[str]) -> Iterator[tuple[object, ...]]:
     for name, sums in sorted(groups.items()):
-        counts = [sums[c] for c in ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")]
         change = sums["adjustments_micros"] + sums["write_off_micros"]
         money = [f"{m / MICROS:,.2f}" for m in (sums["billed_before_micros"], change, sums["billed_after_micros"])]
-        yield (name, *counts, *money)
+        yield (name, *(sums[c] for c in counts), *money)
 
 
 def follow(conn: database.Connection, run_id: int, seconds: float) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from clickledger import errors
@@ -32,6 +33,21 @@ SELECT_THIS_MONTH = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-
 SELECT_FEED_TOTAL = """
     SELECT coalesce(sum(amount_micros), 0)::bigint, coalesce(sum(write_off_micros), 0)::bigint
     FROM billing_entries WHERE position <= %s"""
+
+
+SELECT_CLOSED = """
+    SELECT p.period, p.closed_position, l.recorded_at, l.actor, l.reason
+    FROM billing_periods p JOIN log l ON l.position = p.closed_position ORDER BY p.period"""
+
+
+class Closed(NamedTuple):
+    """A closed period (YYYY-MM): the position of its entry, when, by whom, why."""
+
+    period: str
+    position: int
+    recorded_at: datetime
+    actor: str
+    reason: str
 
 
 class Cursor(NamedTuple):
@@ -118,6 +134,11 @@ def close_period(conn: database.Connection, period: str, actor: str, reason: str
         entry = writer.record("period_closed", {"period": period}, actor, reason)
         writer.execute("INSERT INTO billing_periods VALUES (%s, %s)", (period, entry.position))
         return entry.position
+
+
+def closed_periods(conn: database.Connection) -> list[Closed]:
+    """All closed periods, oldest first."""
+    return [Closed(*row) for row in conn.execute(SELECT_CLOSED)]
 
 
 def lines_of(conn: database.Connection, click_id: uuid.UUID) -> list[dict[str, Any]]:

@@ -168,8 +168,7 @@ def roll_back(
             )
         rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
         holding = [e for e, text, revoked in rows if revoked is None and bad_model in models_of(json.loads(text))]
-        if bad_model not in models_of(json.loads(rows[-1][1])):
-            raise errors.Refused(f"model {bad_model} is not live: epoch {rows[-1][0]} does not route to it")
+        _require_live(rows[-1][0], json.loads(rows[-1][1]), bad_model)
         extra = {"bad_model": bad_model, "incident_id": incident_id}
         return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
 
@@ -205,6 +204,17 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
 def models_of(routing: Routing) -> set[int]:
     """Versions of the models a routing table decides with (its shadow decides nothing)."""
     return {int(route["model"]) for route in routing["routes"]}
+
+
+def require_live(deployment: Deployment, model_version: int) -> None:
+    """Raise Refused unless a deployment decides with a model."""
+    _require_live(deployment.epoch, deployment.routing, model_version)
+
+
+def _require_live(epoch: int, routing: Routing, model_version: int) -> None:
+    if model_version not in (live := models_of(routing)):
+        routed = ", ".join(map(str, sorted(live))) or "none"
+        raise errors.Refused(f"model {model_version} is not live: epoch {epoch} routes to {routed}")
 
 
 def current(conn: database.Connection) -> Deployment:

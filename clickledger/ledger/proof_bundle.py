@@ -62,6 +62,10 @@ SELECT_VERSIONS = """
     UNION ALL SELECT set_position FROM calibrations WHERE calibration_version = ANY (%(calibration_version)s)"""
 
 
+# What there is to do without a checkpoint.
+SIGNED = "where the key is one is signed at once, and the first key is made by clickledger audit key new"
+
+
 class Bundle(NamedTuple):
     """A bundle and its one spelling, which is what gets written to a file."""
 
@@ -84,7 +88,9 @@ def build(
             raise errors.NotFound(departed.where_is(conn, click_id) or f"no click {click_id}")
         if checkpoint is None or checkpoint.size < place[0]:
             covered = f"the newest covers {checkpoint.size}" if checkpoint else "there is none"
-            raise errors.Refused(f"click {click_id}: expected a checkpoint that covers entry {place[0]}, {covered}")
+            raise errors.Refused(
+                f"click {click_id}: expected a checkpoint that covers entry {place[0]}, {covered}; {SIGNED}"
+            )
         fields = _fields(conn, click_id, checkpoint, *place)
     fields["attestation"] = _attestation(fields, checkpoint, key) if key else None
     return Bundle(fields, canonical.canonical_json(fields) + "\n")

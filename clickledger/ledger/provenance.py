@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from clickledger import errors
 from clickledger.ledger import billing, database, departed, log
 
+CLICK_ID_VERSION = 7
 SELECT_CLICK = """
     SELECT click_id, click_time(click_id) AS event_time, log_position, source, external_id, user_key, session_key,
            ip_key, device, device_kind, advertiser_id, campaign_id, cost_micros, currency, logged_in, slice,
@@ -49,15 +50,22 @@ def find(conn: database.Connection, text: str) -> uuid.UUID:
     A sender's id alone is looked for among all clicks of all days, since an index on it would cost every append; with
     its source and event time, `scoring.click_identity.click_id_of` names the click at once.
     """
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        pass
+    if (click_id := _as_click_id(text)) is not None:
+        return click_id
     rows = conn.execute(SELECT_BY_EXTERNAL_ID, (text,)).fetchall()
     if len(rows) != 1:
         found = "none" if not rows else "several"
-        raise errors.NotFound(f"expected a click id or the sender's id of one click, got {text!r} which names {found}")
+        raise errors.NotFound(f"expected a click id or the sender's id of one click, got {text!r}, which names {found}")
     return uuid.UUID(str(rows[0][0]))
+
+
+def _as_click_id(text: str) -> uuid.UUID | None:
+    """A click id as typed. Any other kind of UUID is a sender's id: click ids are version 7, derived ones too."""
+    try:
+        typed = uuid.UUID(text)
+    except ValueError:
+        return None
+    return typed if typed.version == CLICK_ID_VERSION else None
 
 
 def why(conn: database.Connection, click_id: uuid.UUID) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def roll_back(
     conn: database.Connection, bad_model: int, actor: str, reason: str = "", incident_id: int | None = None
 ) -> RolledBack:
     """Fence a bad model and put the last stable one in force. Raises Refused when it is not live or none is stable."""
+    deployments.require_live(deployments.current(conn), bad_model)  # or choosing would be said to have failed
     return deployments.roll_back(conn, bad_model, choose(conn, bad_model).routing, actor, reason, incident_id)
 
 

@@ -60,6 +60,7 @@ class Rescored:
 
     rescored: int = 0
     exact: int = 0
+    total: int = 0  # decisions there are to choose from
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -72,7 +73,7 @@ def sample(conn: database.Connection, rows_max: int = 50_000, seed: int = 0) -> 
     """Recompute about `rows_max` live and delayed decisions (all of them when there are no more), chosen by `seed`."""
     total = sum(conn.execute(COUNT_ROWS).fetchone() or (0, 0))
     percent = 100.0 if total <= rows_max else 100.0 * rows_max / total
-    result = Rescored()
+    result = Rescored(total=total)
     routings = {e: json.loads(text) for e, text in conn.execute("SELECT epoch, routing FROM deployments")}
     judges: dict[tuple[int, int], tuple[models_.Model | None, dict[str, float]]] = {}
     for query in (SELECT_LIVE, SELECT_DELAYED):

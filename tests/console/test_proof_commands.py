@@ -94,7 +94,8 @@ def test_the_checkpoint_itself_is_what_is_printed(conn: database.Connection, com
         (("audit", "checkpoint", "--show"), 2, "no checkpoint yet"),
         (("audit", "key", "show"), 2, "clickledger audit key new"),
         (("audit", "key", "rotate", "--reason", "x"), 2, "got none"),
-        (("audit", "prove", "17"), 3, "expected a checkpoint that covers entry"),
+        (("audit", "prove", "17"), 3, "there is none; where the key is one is signed at once"),
+        (("audit", "verify", "--checkpoint", "held.txt"), 2, "expected a file to read, got held.txt"),
         (("audit", "prove", "no-such-click"), 2, "names none"),
     ],
 )

@@ -208,6 +208,12 @@ def test_rollback_without_any_stable_model_is_refused_and_says_what_was_tried(co
         rollback.choose(conn, bad[0])
 
 
+def test_rolling_back_a_model_that_is_not_live_names_what_is(conn: database.Connection) -> None:
+    deploy(conn, register(conn, BAD_LIMIT))
+    with pytest.raises(errors.Refused, match="model 77 is not live: epoch 1 routes to 1"):
+        rollback.roll_back(conn, 77, "tests")
+
+
 def test_under_propose_nothing_is_rolled_back_by_itself(conn: database.Connection) -> None:
     _, _, bad, incident = raised(conn)
     steps.advance(conn, MANUAL, "tests")

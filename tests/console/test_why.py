@@ -1,0 +1,53 @@
+"""`clickledger why`: what it says of a click that nobody sent, and of a row that somebody changed."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from commands import Command
+from decided_traffic import Traffic, bad_deployment
+
+from clickledger.ledger import database, provenance
+
+SENT = "6f1c2d3e-4a5b-4c6d-8e7f-0123456789ab"  # a UUID, but no click id: of version 4
+
+
+@pytest.fixture
+def traffic(conn: database.Connection) -> Traffic:
+    return bad_deployment(conn)[0]
+
+
+def forge(conn: database.Connection, statement: str) -> None:
+    """Change history as somebody with all rights would, past the triggers."""
+    conn.execute("SET session_replication_role = replica")
+    conn.execute(statement.encode())
+    conn.execute("SET session_replication_role = DEFAULT")
+
+
+def test_sender_id_that_is_another_kind_of_uuid_names_its_click(conn: database.Connection, traffic: Traffic) -> None:
+    click_id = uuid.UUID(bytes=traffic.ids[0])
+    forge(conn, f"UPDATE clicks SET external_id = '{SENT}' WHERE click_id = '{click_id}'")
+    assert provenance.find(conn, SENT) == click_id
+    assert provenance.find(conn, str(click_id)) == click_id
+
+
+def test_changed_verdict_is_shown_against_the_numbers_and_ends_with_1(
+    conn: database.Connection, traffic: Traffic, command: Command
+) -> None:
+    select = "SELECT click_id FROM decisions WHERE verdict = 'invalid' ORDER BY click_id LIMIT 1"
+    [(click_id,)] = conn.execute(select).fetchall()
+    assert command("why", click_id).code == 0
+    forge(conn, f"UPDATE decisions SET verdict = 'valid' WHERE click_id = '{click_id}'")
+    answer = command("why", click_id)
+    assert (answer.code, answer.fields["rescored"][0]["exact"]) == (1, False)
+    assert "live decision: valid" in answer.said
+    assert " >= threshold " in answer.said
+    assert "re-scored now: NOT the same: invalid at" in answer.said
+
+
+def test_click_that_nobody_sent_is_named_as_it_was_asked_for(conn: database.Connection, command: Command) -> None:
+    asked = "'order-7' of shop at 2026-03-01T12:00:00Z"
+    answer = command("why", "order-7", "--source", "shop", "--at", "2026-03-01T12:00:00Z")
+    assert (answer.code, answer.said.count("\n")) == (2, 1)
+    assert f"which is what {asked} names: expected these as they were sent" in answer.said
