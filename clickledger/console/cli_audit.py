@@ -14,7 +14,7 @@ import typer
 from clickledger import errors
 from clickledger.console import audit_words, output, proofs, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
-from clickledger.ledger import audit, audit_work, billing, checkpoints, database, provenance
+from clickledger.ledger import audit, audit_work, billing, checkpoints, database, provenance, row_proof
 from clickledger.ledger.rights import Role
 from clickledger.scoring import click_identity
 
@@ -51,7 +51,7 @@ def why(
 ) -> None:
     """Why one click was or was not billed: its features, every decision in order, what billing was told.
 
-    Exit code 1 when a decision that was re-scored is not the recorded one.
+    Exit code 1 when a row is not the one that was written, or a decision that was re-scored not the recorded one.
     """
     named = _named(click, source, at)
     settings = services.attach(load(folder))
@@ -62,11 +62,13 @@ def why(
 
         features = provenance_text.features_of(story["click"])
         rescored = provenance_text.rescored(conn, story)
+        faults = row_proof.faults(conn, story["click"]["click_id"])
     provenance_text.show(story, features, rescored)
+    provenance_text.show_rows(story, faults)
     output.hint("clickledger audit verify")
     if as_json:
-        output.result(_plain({**story, "features": features, "rescored": rescored}))
-    if any(check["exact"] is False for check in rescored):
+        output.result(_plain({**story, "features": features, "rescored": rescored, "row_faults": faults}))
+    if faults or any(check["exact"] is False for check in rescored):
         raise typer.Exit(1)
 
 

@@ -77,6 +77,15 @@ def show(story: Story, features: dict[str, int], again: list[dict[str, Any]]) ->
         )
 
 
+def show_rows(story: Story, faults: list[str]) -> None:
+    """Print whether the rows that the story is told from are those that were written."""
+    for fault in faults:
+        output.say(f"  NOT as it was written: {fault}")
+    if not faults:
+        staged = [f", run {d['run_id']}" for d in story["decisions"] if d.get("run_status") == "staged"]
+        output.say(f"  its rows are those that were written: entry {story['click']['log_position']}{''.join(staged)}")
+
+
 def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story) -> None:
     in_force = "  <- in force" if decision["run_id"] == story["authoritative_run_id"] else ""
     who = "live decision" if decision["run_id"] is None else f"delayed decision of run {decision['run_id']}"

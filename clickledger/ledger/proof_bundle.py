@@ -30,6 +30,7 @@ from clickledger.ledger import (
     log,
     merkle,
     merkle_tiles,
+    row_proof,
     signed_note,
 )
 
@@ -47,9 +48,6 @@ SELECT_STAGED = """
 SELECT_CHUNKS = """
     SELECT lower(positions), upper(positions), row_count, content_digest
     FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
-SELECT_CHUNK_ROWS = f"""
-    SELECT log_position, line, {", ".join(canonical.DELAYED_COLUMNS)} FROM delayed_decisions
-    WHERE run_id = {{run_id}} AND log_position >= {{lo}} AND log_position < {{hi}} ORDER BY log_position, line"""
 # Publications over the click's entry with their reverts, and what the decisions on it name.
 SELECT_AUTHORITY = """
     SELECT position, run_id, reverted_position FROM publications
@@ -184,7 +182,7 @@ def _run(conn: database.Connection, click_id: uuid.UUID, position: int, run_id: 
     if number is None:
         raise errors.VerificationFailed(f"run {run_id}: none of its chunks covers entry {position}")
     lo, hi, _, digest = chunks[number]
-    leaves = _leaves_of_chunk(conn, run_id, lo, hi)
+    leaves = row_proof.leaves_of_chunk(conn, run_id, lo, hi)
     if canonical.content_digest(leaves) != bytes(digest):
         raise errors.VerificationFailed(
             f"run {run_id}, chunk {number}: its decisions are not the ones that were staged"
@@ -198,19 +196,6 @@ def _run(conn: database.Connection, click_id: uuid.UUID, position: int, run_id: 
         "leaves": leaves.hex(),
         "decision": _row(conn, "delayed_decisions", canonical.DELAYED_COLUMNS, where, (click_id, run_id)),
     }
-
-
-def _leaves_of_chunk(conn: database.Connection, run_id: int, lo: int, hi: int) -> bytes:
-    """The leaves of a run's decisions over [lo, hi) in order; of those that left with a day, as they were kept."""
-    rows = _copied(conn, SELECT_CHUNK_ROWS.format(run_id=int(run_id), lo=int(lo), hi=int(hi)))
-    # A tuple is its field count, then (log_position, line), which are no part of the canonical row.
-    leaves = canonical.leaves(canonical.DELAYED_DECISION_DOMAIN, (row[22:] for row in rows))
-    if not (gone := departed.missing_delayed(conn, run_id, lo, hi)):
-        return leaves
-    keys = [(int.from_bytes(row[6:14]), int.from_bytes(row[18:22])) for row in rows]
-    size = canonical.LEAF_BYTES
-    there = [departed.Leaf(*key, leaves[n * size : (n + 1) * size]) for n, key in enumerate(keys)]
-    return b"".join(leaf.leaf for leaf in sorted(there + gone))
 
 
 def _entries(conn: database.Connection, positions: list[int], checkpoint: checkpoints.Checkpoint) -> list[Json]:
@@ -281,18 +266,10 @@ def _row(
     values = ", ".join(f"{name}::float8" if name in _FLOATS else name for name in columns)
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(f"SELECT {values} FROM {table} WHERE {where}".encode(), parameters).fetchone()
-    copied = _copied(conn, f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", parameters)
+    copied = row_proof.copied(conn, f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", parameters)
     if row is None or len(copied) != 1:
         raise errors.VerificationFailed(f"{table}: expected one row where {where} is {parameters}, got {len(copied)}")
     return {"bytes": copied[0][2:].hex(), "fields": {name: _json_value(value) for name, value in row.items()}}
-
-
-def _copied(conn: database.Connection, query: str, parameters: tuple[Any, ...] = ()) -> list[bytes]:
-    """Tuples of a binary COPY: int16 field count, then each field behind its length."""
-    with conn.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode(), parameters) as out:
-        rows = [bytes(data) for data in out]
-    rows[0] = rows[0][19:]  # the header comes with the first row
-    return [row for row in rows if len(row) > 2]  # the trailer is a field count of -1
 
 
 def _json_value(value: Any) -> Any:

@@ -51,3 +51,27 @@ def test_click_that_nobody_sent_is_named_as_it_was_asked_for(conn: database.Conn
     answer = command("why", "order-7", "--source", "shop", "--at", "2026-03-01T12:00:00Z")
     assert (answer.code, answer.said.count("\n")) == (2, 1)
     assert f"which is what {asked} names: expected these as they were sent" in answer.said
+
+
+def test_rows_as_they_were_written_are_said_to_be(
+    conn: database.Connection, traffic: Traffic, command: Command
+) -> None:
+    answer = command("why", uuid.UUID(bytes=traffic.ids[0]))
+    assert (answer.code, answer.fields["row_faults"]) == (0, [])
+    position = answer.fields["click"]["log_position"]
+    assert f"its rows are those that were written: entry {position}" in answer.said
+
+
+@pytest.mark.parametrize("change", ["cost_micros = cost_micros + 1", "campaign_id = 'another'"])
+def test_changed_price_or_campaign_is_said_and_ends_with_1(
+    conn: database.Connection, traffic: Traffic, command: Command, change: str
+) -> None:
+    click_id = uuid.UUID(bytes=traffic.ids[0])
+    before = command("why", click_id)
+    forge(conn, f"UPDATE clicks SET {change} WHERE click_id = '{click_id}'")
+    answer = command("why", click_id)
+    position = before.fields["click"]["log_position"]
+    [fault] = answer.fields["row_faults"]
+    assert answer.code == 1
+    assert fault.startswith(f"entry {position}: the row at line ")
+    assert f"NOT as it was written: {fault}" in answer.said
