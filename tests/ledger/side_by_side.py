@@ -26,7 +26,7 @@ class SideBySide(Agreement):
 
     ledger: genesis.Ledger
     counts: ClassVar[Counter[str]] = Counter()  # of what happened in all histories of the class
-    crashed = False  # in the last call with a fault
+    exchanges, crashed = 0, False  # of the last call with a fault
 
     def __init__(self) -> None:
         super().__init__(self.ledger.set_back())
@@ -93,7 +93,7 @@ class SideBySide(Agreement):
             try:
                 return call()
             finally:
-                self.crashed = exchanges.happened
+                self.exchanges, self.crashed = exchanges.count, exchanges.happened
 
     def _count(self, what: str) -> None:
         self.counts[what] += 1
