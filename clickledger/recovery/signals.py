@@ -59,8 +59,8 @@ NEXT_STEP = """
     SELECT CASE WHEN count(*) = %(entries)s THEN max(position) ELSE (SELECT max(position) FROM log) END FROM (
         SELECT position FROM log WHERE kind = 'outcomes_recorded' AND position > %(upto)s
         ORDER BY position LIMIT %(entries)s) step"""
-# Whichever of a purchase and its click is recorded later brings the pair: feeds do not wait for each other. OFFSET 0 has
-# new clicks look their outcomes up; the planner would rather join each look with all outcomes there are.
+# Whichever of a purchase and its click is recorded later brings the pair: feeds do not wait for each other. OFFSET 0
+# makes new clicks look their outcomes up; the planner would rather join them with all outcomes there are.
 FOLD_PURCHASES = """
     INSERT INTO known_customers
     SELECT user_key, min(occurred_at_ms) FROM (
