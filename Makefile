@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger bench bench-ledger clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails bench bench-ledger clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-pg15: $(INSTALLED) ## the ledger's tests on PostgreSQL 15; PG15=its folder 
 soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle (hours), longer races; STEPS=n, CLICKLEDGER_SEED=n
 	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \
 		tests/ledger/test_state_machine.py tests/ledger/test_log_races.py
+
+soak-guardrails: $(INSTALLED) ## guardrails on 8 simulated weeks of healthy days, 3 seeds (minutes); WEEKS=n
+	CLICKLEDGER_SOAK_WEEKS=$${WEEKS:-8} $(BIN)/python -m pytest -q --timeout=0 tests/scoring/test_guardrails_soak.py
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clickledger.console import output, services
+from clickledger.console import cli_dataset, output, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database, deployments
 from clickledger.ledger.rights import Role
@@ -26,23 +26,35 @@ def register(app: typer.Typer) -> None:
     models.command()(train)
     models.command(name="list")(list_models)
     models.command()(deploy)
+    cli_dataset.register(models)
     app.add_typer(models, name="model")
 
 
 def train(
     kind: Annotated[str, typer.Option(help="network, logistic_regression or velocity.")] = "network",
     fpr_max: Annotated[float, typer.Option(help="Budget: invalidated share of purchasing clicks.")] = 0.01,
+    guarded: Annotated[
+        bool, typer.Option("--guarded", help="Mature and capped labels only; guardrails may refuse the data.")
+    ] = False,
+    overridden: Annotated[
+        int | None, typer.Option(help="Train on the refused set that the override at this position lets pass.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "training by hand",
     actor: ActorOption = "cli",
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train and calibrate a model on everything the ledger holds; it is registered, not deployed."""
-    from clickledger.scoring import learn  # noqa: PLC0415 - loads torch, which other commands need not pay
+    from clickledger.scoring import guardrails, labels, learn  # noqa: PLC0415 - loads torch, which others need not pay
+
+    rules = labels.DAILY if guarded else labels.AS_RECORDED
+    guarding = guardrails.Guarding(overridden=overridden) if guarded or overridden is not None else None
 
     settings = services.attach(load(folder))
     with _connected(settings, Role.REPLAYER) as conn, output.progress(f"training a {kind}"):
-        learned = learn.learn(conn, actor=actor, reason=reason, kind=kind, fpr_max=fpr_max)
+        learned = learn.learn(
+            conn, actor=actor, reason=reason, kind=kind, fpr_max=fpr_max, rules=rules, guarding=guarding
+        )
     output.say(
         f"model {learned.model_version} with calibration {learned.calibration_version}, "
         f"from {learned.rows} clicks with {learned.purchases} outcomes: {learned.metrics}"

@@ -54,15 +54,25 @@ PINNED = (
     "SET LOCAL enable_sort = off",
     "SET LOCAL enable_seqscan = off",
 )
-NEXT_OUTCOMES = """
-    SELECT coalesce(max(position), %(upto)s) FROM (
+# The end of a step: its last entry of outcomes if it is full, else the newest entry.
+NEXT_STEP = """
+    SELECT CASE WHEN count(*) = %(entries)s THEN max(position) ELSE (SELECT max(position) FROM log) END FROM (
         SELECT position FROM log WHERE kind = 'outcomes_recorded' AND position > %(upto)s
         ORDER BY position LIMIT %(entries)s) step"""
+# Whichever of a purchase and its click is recorded later brings the pair: feeds do not wait for each other. OFFSET 0
+# makes new clicks look their outcomes up; the planner would rather join them with all outcomes there are.
 FOLD_PURCHASES = """
     INSERT INTO known_customers
-    SELECT c.user_key, min(o.occurred_at_ms) FROM outcomes o JOIN clicks c USING (click_id)
-    WHERE o.log_position > %s AND o.log_position <= %s AND o.kind = ANY (%s)
-    GROUP BY c.user_key
+    SELECT user_key, min(occurred_at_ms) FROM (
+        SELECT c.user_key, o.occurred_at_ms FROM outcomes o JOIN clicks c USING (click_id)
+        WHERE o.log_position > {lo} AND o.log_position <= {hi} AND c.log_position <= {hi} AND o.kind = ANY (%(kinds)s)
+        UNION ALL
+        SELECT c.user_key, early.occurred_at_ms FROM clicks c CROSS JOIN LATERAL (
+            SELECT o.occurred_at_ms FROM outcomes o
+            WHERE o.click_id = c.click_id AND o.log_position <= {lo} AND o.kind = ANY (%(kinds)s) OFFSET 0) early
+        WHERE c.log_position > {lo} AND c.log_position <= {hi}
+    ) found
+    GROUP BY user_key
     ON CONFLICT (user_key) DO UPDATE SET purchased_at_ms = excluded.purchased_at_ms
     WHERE excluded.purchased_at_ms < known_customers.purchased_at_ms"""
 
@@ -111,7 +121,7 @@ def _series(rows: Iterable[tuple[str, int, Tick, Tick]]) -> Series:
 
 
 def fold_known_customers(conn: database.Connection) -> None:
-    """Take the purchases into account that were recorded since the last call, step by step."""
+    """Take the purchases into account that were recorded since the last call, or whose clicks were, step by step."""
     while _fold_step(conn):
         pass
 
@@ -121,9 +131,10 @@ def _fold_step(conn: database.Connection) -> bool:
         row = conn.execute("SELECT position FROM known_customers_upto FOR UPDATE").fetchone()
         upto = int(row[0]) if row else 0
         step = {"upto": upto, "entries": OUTCOME_ENTRIES_PER_STEP}
-        reached = int((conn.execute(NEXT_OUTCOMES, step).fetchone() or (upto,))[0])
-        if reached == upto:
+        reached = int((conn.execute(NEXT_STEP, step).fetchone() or (upto,))[0] or upto)
+        if reached <= upto:
             return False
-        conn.execute(FOLD_PURCHASES, (upto, reached, list(OUTCOME_KINDS)))
+        query = FOLD_PURCHASES.format(lo=upto, hi=reached).encode()
+        conn.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False)
         conn.execute("UPDATE known_customers_upto SET position = %s", (reached,))
         return True

@@ -1,7 +1,9 @@
 """A training set: what the ledger recorded up to a log position, labelled by what had become of it by a cut-off.
 
-Snapshots are taken as they were recorded, never recomputed. The same ledger, position and cut-off give the same arrays
-and so the same digest, whatever has been appended since.
+Invariants:
+- snapshots are taken as they were recorded, never recomputed;
+- the same ledger and recipe give the same arrays and so the same digest, whatever has been appended since;
+- the entry of a set holds its recipe, so the set can be made again from its entry alone, and is compared with it.
 """
 
 from __future__ import annotations
@@ -16,23 +18,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clickledger.errors import InvalidInput
+from clickledger.errors import InvalidInput, VerificationFailed
 from clickledger.ledger import database, log
-from clickledger.scoring import feature_spec, labels
+from clickledger.scoring import feature_spec, label_caps, labels
+from clickledger.scoring.labels import LabelRules
+from clickledger.scoring.recipe import Recipe
 
-OUTCOME_KINDS = ("purchase", "install")  # what counts as proof of a human
+Stretch = labels.Stretch
+OUTCOME_KINDS = labels.OUTCOME_KINDS
 FETCH_ROWS = 20_000
-Stretch = tuple[int, int]  # event times [from, to) in Unix ms
 
 # Counted clicks only: the others have no snapshot to learn from.
 SELECT_CLICKS = """
-    SELECT click_id, user_key, slice, features FROM clicks
+    SELECT click_id, user_key, slice, features, ip_key, campaign_id FROM clicks
     WHERE log_position > %(after)s AND log_position <= %(up_to)s AND feature_schema = %(schema)s AND seq > 0
     ORDER BY seq"""
-# An account's outcomes count wherever its click was, so the click is looked up beyond the training range, too.
+# An account's outcomes count wherever its click was, so the click is looked up before the training range, too. Not
+# after it: an outcome may be recorded before its click, and what comes after the range must change nothing.
 SELECT_OUTCOMES = """
     SELECT o.click_id, c.user_key, o.occurred_at_ms, o.value_micros FROM outcomes o JOIN clicks c USING (click_id)
-    WHERE o.log_position <= %(up_to)s AND o.occurred_at_ms <= %(cutoff_ms)s AND o.kind = ANY(%(kinds)s)"""
+    WHERE o.log_position <= %(up_to)s AND c.log_position <= %(up_to)s
+      AND o.occurred_at_ms <= %(cutoff_ms)s AND o.kind = ANY(%(kinds)s)"""
+SELECT_GONE_DAYS = """
+    SELECT day::text FROM detached_days WHERE first_position <= %s AND last_position > %s ORDER BY day"""
 
 
 class ClickRow(NamedTuple):
@@ -42,6 +50,8 @@ class ClickRow(NamedTuple):
     user_key: bytes
     slice: str
     features: bytes  # snapshot as stored
+    ip_key: bytes = b""  # empty where unknown: it is capped by nothing then
+    campaign_id: str = ""
 
 
 class OutcomeRow(NamedTuple):
@@ -101,84 +111,163 @@ class Dataset:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """A training set, and beside it what guardrails look at but nothing is trained on."""
+
+    dataset: Dataset
+    outcomes: labels.Outcomes
+    ip: npt.NDArray[np.int64]  # (n,) index into `ips`, `label_caps.UNKNOWN` without one
+    campaign: npt.NDArray[np.int64]  # (n,) index into `campaigns`
+    users: Sequence[bytes]  # pseudonyms by the index of the account
+    ips: Sequence[bytes]
+    campaigns: Sequence[str]
+    capped: int  # human labels that a cap dropped
+
+
 def build(
     conn: database.Connection,
     up_to_position: int,
     label_cutoff_ms: int,
     *,
     after_position: int = 0,
-    rfm: labels.RfmRule = labels.DEFAULT_RFM,
+    rules: LabelRules = labels.AS_RECORDED,
     withheld: Sequence[Stretch] = (),
 ) -> Dataset:
     """The counted clicks recorded in (after_position, up_to_position], labelled by outcomes up to the cut-off.
 
-    `withheld`: see `assemble`. Outcomes count if they were recorded by `up_to_position` and happened by the cut-off.
+    Outcomes count if they were recorded by `up_to_position`, as their click was, and happened by the cut-off.
+    `withheld`: see `labels.label`.
     """
-    clicks_range = {"after": after_position, "up_to": up_to_position, "schema": feature_spec.SCHEMA_VERSION}
-    known = {"up_to": up_to_position, "cutoff_ms": label_cutoff_ms, "kinds": list(OUTCOME_KINDS)}
-    clicks = [ClickRow(c.bytes, u.bytes, s, bytes(f)) for c, u, s, f in _rows(conn, SELECT_CLICKS, clicks_range)]
+    recipe = Recipe(up_to_position, label_cutoff_ms, after_position, rules, tuple(withheld))
+    return gather(conn, recipe).dataset
+
+
+def gather(conn: database.Connection, recipe: Recipe) -> Assembled:
+    """What a recipe gives on this ledger. Raises InvalidInput for snapshots of a schema unknown here."""
+    bounds = {"after": recipe.after_position, "up_to": recipe.up_to_position, "schema": recipe.feature_schema}
+    known = {
+        "up_to": recipe.up_to_position,
+        "cutoff_ms": recipe.label_cutoff_ms,
+        "kinds": list(recipe.rules.outcome_kinds),
+    }
+    clicks = [
+        ClickRow(c.bytes, u.bytes, s, bytes(f), ip.bytes, campaign)
+        for c, u, s, f, ip, campaign in _rows(conn, SELECT_CLICKS, bounds)
+    ]
     outcomes = [OutcomeRow(c.bytes, u.bytes, at, v) for c, u, at, v in _rows(conn, SELECT_OUTCOMES, known)]
-    return assemble(clicks, outcomes, rfm=rfm, withheld=withheld)
+    return assembled(
+        clicks,
+        outcomes,
+        rules=recipe.rules,
+        withheld=recipe.withheld,
+        end_ms=recipe.end_ms if recipe.rules.maturity_ms else None,
+        feature_schema=recipe.feature_schema,
+    )
 
 
 def assemble(
     clicks: Sequence[ClickRow],
     outcomes: Iterable[OutcomeRow],
     *,
-    rfm: labels.RfmRule = labels.DEFAULT_RFM,
+    rules: LabelRules = labels.AS_RECORDED,
     withheld: Sequence[Stretch] = (),
 ) -> Dataset:
-    """Label clicks by the outcomes known of them and of their accounts; pure.
+    """Label clicks by the outcomes known of them and of their accounts; pure. `withheld`: see `labels.label`.
 
-    `withheld` is a fault injection: it reproduces label feeds that were down. Clicks in those stretches of event time
-    get no human label from any source, and their outcomes count for no account either.
+    All clicks are taken: how old they are at the cut-off, whoever reads them decides.
     """
-    times = event_times_ms([click.click_id for click in clicks])
-    outcomes = [o for o in outcomes if not _within(int.from_bytes(o.click_id[:6], "big"), withheld)]
-    keys = chain((click.user_key for click in clicks), (outcome.user_key for outcome in outcomes))
-    users = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    user = _ints(users[click.user_key] for click in clicks)
-    proven = {outcome.click_id for outcome in outcomes}
-    purchased = np.array([click.click_id in proven for click in clicks], dtype=np.bool_)
-    high = labels.high_rfm(
-        _ints(users[o.user_key] for o in outcomes),
-        _ints(o.occurred_at_ms for o in outcomes),
-        _ints(o.value_micros for o in outcomes),
-        len(users),
-        rfm,
+    return assembled(clicks, outcomes, rules=rules, withheld=withheld).dataset
+
+
+def assembled(
+    clicks: Sequence[ClickRow],
+    outcomes: Iterable[OutcomeRow],
+    *,
+    rules: LabelRules = labels.AS_RECORDED,
+    withheld: Sequence[Stretch] = (),
+    end_ms: int | None = None,
+    feature_schema: int = feature_spec.SCHEMA_VERSION,
+) -> Assembled:
+    """Like `assemble`, with what guardrails look at; clicks from `end_ms` on are left out, their outcomes are not."""
+    if end_ms is not None:
+        clicks = [click for click in clicks if _time_ms(click.click_id) < end_ms]
+    outcomes = list(outcomes)
+    users = _indices(chain((click.user_key for click in clicks), (outcome.user_key for outcome in outcomes)))
+    ips = _indices(click.ip_key for click in clicks if click.ip_key)
+    campaigns = _indices(click.campaign_id for click in clicks)
+    columns = labels.Clicks(
+        click_id=[click.click_id for click in clicks],
+        time_ms=event_times_ms([click.click_id for click in clicks]),
+        user=_ints(users[click.user_key] for click in clicks),
+        ip=_ints(ips.get(click.ip_key, label_caps.UNKNOWN) for click in clicks),
     )
-    seen = np.array([not _within(int(time), withheld) for time in times], dtype=np.bool_)
-    return Dataset(
-        features=feature_spec.unpack_snapshots([click.features for click in clicks]),
-        human=labels.human(purchased, user, high) & seen,
-        purchased=purchased,
-        user=user,
+    rows = {click_id: row for row, click_id in enumerate(columns.click_id)}
+    known = labels.Outcomes(
+        click=_ints(rows.get(outcome.click_id, -1) for outcome in outcomes),
+        user=_ints(users[outcome.user_key] for outcome in outcomes),
+        clicked_at_ms=event_times_ms([outcome.click_id for outcome in outcomes]),
+        occurred_at_ms=_ints(outcome.occurred_at_ms for outcome in outcomes),
+        value_micros=_ints(outcome.value_micros for outcome in outcomes),
+    )
+    labelled = labels.label(columns, known, rules, withheld)
+    dataset = Dataset(
+        features=feature_spec.unpack_snapshots([click.features for click in clicks], feature_schema),
+        human=labelled.human,
+        purchased=labelled.purchased,
+        user=columns.user,
         slice=np.array([click.slice for click in clicks], dtype=np.str_),
-        event_time_ms=times,
+        event_time_ms=columns.time_ms,
     )
+    campaign = _ints(campaigns[click.campaign_id] for click in clicks)
+    return Assembled(dataset, known, columns.ip, campaign, list(users), list(ips), list(campaigns), labelled.capped)
 
 
 def record_built(
     conn: database.Connection,
     built: Dataset,
+    recipe: Recipe,
     *,
-    up_to_position: int,
-    label_cutoff_ms: int,
     actor: str,
-    after_position: int = 0,
-    withheld: Sequence[Stretch] = (),
     reason: str = "",
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> log.Entry:
-    """Append the `dataset_built` entry: from what a set was built, its counts and its digest."""
-    payload = {
-        "after_position": after_position,
-        "up_to_position": up_to_position,
-        "label_cutoff_ms": label_cutoff_ms,
-        "feature_schema": feature_spec.SCHEMA_VERSION,
-        "withheld": [list(stretch) for stretch in withheld],
-        **built.summary(),
-    }
+    """Append the `dataset_built` entry: recipe, counts and digest of a set, and the digest of its sample weights."""
+    payload = {**recipe.to_payload(), **built.summary()}
+    if weights is not None:
+        payload["weights_digest"] = weights_digest(weights)
     return log.record(conn, "dataset_built", payload, actor, reason)
+
+
+def rebuild(conn: database.Connection, position: int) -> Dataset:
+    """The set of the `dataset_built` entry at a position, made again from that entry and the ledger alone.
+
+    Raises NotFound, InvalidInput when the entry is of another kind or of a recipe unknown here, VerificationFailed
+    naming what differs from the entry, and the days that left the ledger since, if any did.
+    """
+    recipe, stated = recipe_of(conn, position), log.entry(conn, position).payload
+    built = gather(conn, recipe).dataset
+    found = built.summary()
+    if differing := [name for name, value in found.items() if stated.get(name) != value]:
+        told = "; ".join(f"{name}: expected {stated.get(name)}, got {found[name]}" for name in differing)
+        raise VerificationFailed(f"set of entry {position}: {told}{_gone(conn, recipe)}")
+    return built
+
+
+def recipe_of(conn: database.Connection, position: int) -> Recipe:
+    """The recipe that the `dataset_built` entry at a position states. Raises NotFound, InvalidInput."""
+    entry = log.entry(conn, position)
+    if entry.kind != "dataset_built":
+        raise InvalidInput(f"entry {position}: expected kind dataset_built, got {entry.kind}")
+    try:
+        return Recipe.from_payload(entry.payload)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"entry {position}: expected the recipe of a set: {error!r}") from error
+
+
+def weights_digest(weights: npt.NDArray[np.float32]) -> str:
+    """SHA-256 over sample weights (n,) as little-endian float32; hex."""
+    return hashlib.sha256(np.ascontiguousarray(weights, dtype="<f4").tobytes()).hexdigest()
 
 
 def hours_of_each_day(from_hour: int, to_hour: int, from_ms: int, to_ms: int) -> list[Stretch]:
@@ -194,7 +283,7 @@ def hours_of_each_day(from_hour: int, to_hour: int, from_ms: int, to_ms: int) ->
 
 def event_times_ms(click_ids: Sequence[bytes]) -> npt.NDArray[np.int64]:
     """The 48-bit times of UUIDv7 ids, (n,)."""
-    return _ints(int.from_bytes(click_id[:6], "big") for click_id in click_ids)
+    return _ints(_time_ms(click_id) for click_id in click_ids)
 
 
 def _rows(conn: database.Connection, query: str, params: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -204,8 +293,19 @@ def _rows(conn: database.Connection, query: str, params: dict[str, Any]) -> Iter
         yield from cursor.execute(query, params)
 
 
-def _within(time_ms: int, stretches: Sequence[Stretch]) -> bool:
-    return any(start <= time_ms < end for start, end in stretches)
+def _gone(conn: database.Connection, recipe: Recipe) -> str:
+    """In words, the days of the recipe's range that were detached since; nothing when none were."""
+    days = [day for (day,) in conn.execute(SELECT_GONE_DAYS, (recipe.up_to_position, recipe.after_position)).fetchall()]
+    return f"; clicks of these days left the ledger: {', '.join(days)}" if days else ""
+
+
+def _indices(keys: Iterable[Any]) -> dict[Any, int]:
+    """A number for each distinct key, by first appearance."""
+    return {key: i for i, key in enumerate(dict.fromkeys(keys))}
+
+
+def _time_ms(click_id: bytes) -> int:
+    return int.from_bytes(click_id[:6], "big")
 
 
 def _ints(values: Iterable[int]) -> npt.NDArray[np.int64]:

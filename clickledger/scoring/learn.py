@@ -10,9 +10,12 @@ import numpy as np
 
 from clickledger import errors
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import calibration, dataset, evaluate, training
+from clickledger.scoring import calibration, dataset, evaluate, guardrails, labels, training
 from clickledger.scoring import model as models_
 from clickledger.scoring.dataset import Dataset, Stretch
+from clickledger.scoring.guardrails import Guarding
+from clickledger.scoring.labels import LabelRules
+from clickledger.scoring.recipe import Recipe
 
 FPR_MAX = 0.01  # of purchasing clicks, on the calibration part
 CALIBRATION_SHARE = 0.3  # the last clicks in time; the model is trained on those before
@@ -47,29 +50,45 @@ def learn(
     fpr_max: float = FPR_MAX,
     slice_purchases_min: int = calibration.SLICE_PURCHASES_MIN,
     withheld: Sequence[Stretch] = (),
+    rules: LabelRules = labels.AS_RECORDED,
+    guarding: Guarding | None = None,
 ) -> Learned:
     """Build a data set from the ledger, train, calibrate on its last part and register both.
 
     Without a bound it reads everything up to the head. `withheld` injects the fault of missing labels (see
-    `dataset.assemble`). Raises InvalidInput for an unknown kind, Refused when the labels are too few.
+    `labels.label`). With `guarding` the set is judged first; if that names an override, the set is the overridden one,
+    and bounds and rules are its own. Raises InvalidInput for an unknown kind, Refused when the labels are too few or a
+    guardrail refuses.
     """
     if kind not in TRAINERS:
         raise errors.InvalidInput(f"kind: expected one of {sorted(TRAINERS)}, got {kind!r}")
     head = log.head(conn)
     bound = head.position if up_to_position is None else up_to_position
     cutoff = int(head.recorded_at.timestamp() * 1000) if label_cutoff_ms is None else label_cutoff_ms
-    built = dataset.build(conn, bound, cutoff, after_position=after_position, withheld=withheld)
+    recipe = Recipe(bound, cutoff, after_position, rules, tuple(withheld))
+    if guarding is not None and guarding.overridden is not None:
+        recipe = guardrails.overridden_recipe(conn, guarding.overridden)
+    made = dataset.gather(conn, recipe)
+    built = made.dataset
     train, calibrate = split(built)
     _check_labels(train, calibrate)
-    where = {"up_to_position": bound, "label_cutoff_ms": cutoff, "after_position": after_position, "withheld": withheld}
-    entry = dataset.record_built(conn, built, actor=actor, reason=reason, **where)  # type: ignore[arg-type]  # mixed types
+    weights = training.sample_weights(built.features, built.human, training.DEFAULT_CONFIG.weight_cap)
+    entry = dataset.record_built(conn, built, recipe, actor=actor, reason=reason, weights=weights)
+    judged: log.Entry | None = None
+    if guarding is not None:
+        findings = guardrails.check_dataset(guardrails.gather(conn, recipe, made, weights), guarding.limits)
+        judged = guardrails.enforce(conn, findings, entry, actor=actor, reason=reason, guarding=guarding)
     trained = TRAINERS[kind](train)
     scores = trained.score(calibrate.features)
     found = calibration.calibrate(
         scores, calibrate.purchased, calibrate.slice.tolist(), fpr_max, slice_purchases_min=slice_purchases_min
     )
     metrics = evaluate.metrics(scores, calibrate.human, calibrate.purchased, fpr_max)
-    made_from = {"dataset_position": entry.position, "metrics": metrics}
+    made_from = {
+        "dataset_position": entry.position,
+        "metrics": metrics,
+        "guardrails_position": judged and judged.position,
+    }
     version = deployments.register_model(
         conn, models_.to_artefact(trained), kind, {**trained.metadata, **made_from}, actor, reason
     )

@@ -21,7 +21,7 @@ from decided_traffic import (
 )
 
 from clickledger import errors
-from clickledger.ledger import append, comparison, database, deployments, log, publication, rebuild, runs
+from clickledger.ledger import append, comparison, database, deployments, log, outcomes, publication, rebuild, runs
 from clickledger.recovery import anomaly, incidents, publishing, replay, rollback, signals, steps, working
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
@@ -145,6 +145,22 @@ def test_known_customers_keep_their_first_purchase(conn: database.Connection) ->
     signals.fold_known_customers(conn)
     signals.fold_known_customers(conn)
     assert conn.execute("SELECT purchased_at_ms FROM known_customers").fetchall() == [(1_000,)]
+
+
+def test_a_purchase_recorded_before_its_click_makes_a_known_customer_once_that_comes(
+    conn: database.Connection,
+) -> None:
+    stable = register(conn, STABLE_LIMIT)
+    deploy(conn, stable)
+    traffic = Traffic(conn)
+    coming = traffic.batch(3).click_id
+    outcomes.append(conn, [outcomes.Outcome(coming[i], "purchase", 1_000 + i, 1) for i in (0, 2)], "tests")
+    signals.fold_known_customers(conn)
+    assert conn.execute("SELECT count(*) FROM known_customers").fetchone() == (0,)
+    traffic.count = 0
+    traffic.append(3)
+    signals.fold_known_customers(conn)
+    assert conn.execute("SELECT purchased_at_ms FROM known_customers ORDER BY 1").fetchall() == [(1_000,), (1_002,)]
 
 
 def test_a_user_counts_once_a_tick_however_often_they_click(conn: database.Connection) -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
+import pytest
 
+from clickledger.errors import InvalidInput, NotFound, VerificationFailed
 from clickledger.ledger import append, database, log, outcomes
 from clickledger.ledger.outcomes import Outcome
 from clickledger.ledger.records import Batch
-from clickledger.scoring import dataset, feature_spec
+from clickledger.scoring import dataset, feature_spec, labels
+from clickledger.scoring.label_caps import Caps
+from clickledger.scoring.recipe import Recipe
 
 MIDNIGHT_MS = 1_767_571_200_000  # 2026-01-05
 MINUTE = feature_spec.MINUTE_MS
+GONE = """
+    INSERT INTO detached_days (day, position, departure, digest, clicks, delayed, first_position, last_position,
+                               settled_position)
+    VALUES ('2026-01-05', 1, gen_random_uuid(), %(digest)s, 1, 0, 1, %(last)s, 1)"""
 
 
 def click_id(minute: int) -> bytes:
@@ -76,17 +85,94 @@ def test_what_is_appended_later_changes_nothing(conn: database.Connection) -> No
     assert dataset.build(conn, up_to, MIDNIGHT_MS + 90 * MINUTE).digest() == before
 
 
-def test_a_built_set_is_an_entry_of_the_log(conn: database.Connection) -> None:
+def test_an_outcome_recorded_before_its_click_labels_it(conn: database.Connection) -> None:
+    buy(conn, 1, after=1)
     append.append(conn, batch([0, 1]), actor="test")
-    up_to = buy(conn, 1, after=1)
-    cutoff = MIDNIGHT_MS + 90 * MINUTE
-    stretch = (MIDNIGHT_MS, MIDNIGHT_MS + MINUTE)
-    built = dataset.build(conn, up_to, cutoff, withheld=[stretch])
-    dataset.record_built(
-        conn, built, up_to_position=up_to, label_cutoff_ms=cutoff, actor="trainer", withheld=[stretch], reason="drill"
+    up_to = log.head(conn).position
+    assert dataset.build(conn, up_to, MIDNIGHT_MS + 90 * MINUTE).purchased.tolist() == [False, True]
+
+
+def test_an_outcome_whose_click_comes_after_the_range_changes_nothing(conn: database.Connection) -> None:
+    append.append(conn, batch([0, 2]), actor="test")
+    buy(conn, 4, after=1)
+    up_to = buy(conn, 6, after=1)  # of the account that clicked at 0 and 2, known by clicks that are not yet recorded
+    rules = labels.LabelRules(rfm=labels.RfmRule(0.5))
+    before = dataset.build(conn, up_to, MIDNIGHT_MS + 90 * MINUTE, rules=rules)
+    append.append(conn, batch([4, 6]), actor="test")
+    assert dataset.build(conn, up_to, MIDNIGHT_MS + 90 * MINUTE, rules=rules).digest() == before.digest()
+    assert dataset.build(conn, up_to + 1, MIDNIGHT_MS + 90 * MINUTE, rules=rules).human.all()
+
+
+def built(conn: database.Connection, **recipe: Any) -> log.Entry:
+    """A set of six clicks and two purchases, and its entry."""
+    append.append(conn, batch([0, 1, 2, 3, 4, 5]), actor="test")
+    buy(conn, 1, after=1)
+    up_to = buy(conn, 3, after=1)
+    made_from = Recipe(up_to, MIDNIGHT_MS + 90 * MINUTE, **recipe)
+    return dataset.record_built(
+        conn, dataset.gather(conn, made_from).dataset, made_from, actor="trainer", reason="drill"
     )
+
+
+def test_a_built_set_is_an_entry_of_the_log(conn: database.Connection) -> None:
+    stretch = (MIDNIGHT_MS, MIDNIGHT_MS + MINUTE)
+    position = built(conn, withheld=(stretch,)).position
     (entry,) = log.read(conn, kinds=["dataset_built"])
-    assert entry.actor == "trainer" and entry.reason == "drill"
-    assert entry.payload["digest"] == built.digest() and entry.payload["rows"] == 2
-    assert (entry.payload["human"], entry.payload["purchased"]) == (1, 1)
-    assert entry.payload["up_to_position"] == up_to and entry.payload["withheld"] == [list(stretch)]
+    assert entry.position == position and entry.actor == "trainer" and entry.reason == "drill"
+    assert (entry.payload["rows"], entry.payload["human"], entry.payload["purchased"]) == (6, 2, 2)
+    assert entry.payload["withheld"] == [list(stretch)]
+    assert entry.payload["rules"] == labels.AS_RECORDED.to_payload()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"rules": labels.LabelRules(maturity_ms=87 * MINUTE, caps=Caps(account_per_day=1))},
+        {"rules": labels.LabelRules(rfm=labels.RfmRule(0.1, 1), outcome_kinds=("install",))},
+        {"withheld": ((MIDNIGHT_MS, MIDNIGHT_MS + 2 * MINUTE),), "after_position": 1},
+    ],
+)
+def test_a_set_can_be_made_again_from_its_entry_alone(conn: database.Connection, recipe: dict[str, Any]) -> None:
+    entry = built(conn, **recipe)
+    append.append(conn, batch([6, 7]), actor="test")
+    buy(conn, 2, after=1)
+    assert dataset.rebuild(conn, entry.position).digest() == entry.payload["digest"]
+
+
+def test_maturity_and_caps_leave_what_they_say(conn: database.Connection) -> None:
+    rules = labels.LabelRules(maturity_ms=86 * MINUTE, caps=Caps(account_per_day=1))
+    entry = built(conn, rules=rules)  # clicks of the minutes 0 to 3; 1 and 3 are one account's, which bought twice
+    assert (entry.payload["rows"], entry.payload["human"], entry.payload["purchased"]) == (4, 1, 1)
+
+
+def test_a_set_of_version_0_1_0_can_be_made_again(conn: database.Connection) -> None:
+    entry = built(conn)
+    stated = {name: value for name, value in entry.payload.items() if name != "rules"}
+    old = log.record(conn, "dataset_built", stated, "trainer")
+    assert dataset.rebuild(conn, old.position).digest() == entry.payload["digest"]
+
+
+def test_what_differs_from_an_entry_is_named(conn: database.Connection) -> None:
+    entry = built(conn)
+    other = log.record(conn, "dataset_built", {**entry.payload, "human": 5, "digest": "00"}, "trainer")
+    with pytest.raises(VerificationFailed, match=rf"set of entry {other.position}: human: expected 5, got 2; digest: "):
+        dataset.rebuild(conn, other.position)
+
+
+def test_days_that_left_since_are_named_beside_what_differs(conn: database.Connection) -> None:
+    entry = built(conn)
+    conn.execute(GONE, {"digest": bytes(32), "last": entry.position})
+    other = log.record(conn, "dataset_built", {**entry.payload, "rows": 9}, "trainer")
+    with pytest.raises(VerificationFailed, match="rows: expected 9, got 6; clicks of these days left the ledger: 2026"):
+        dataset.rebuild(conn, other.position)
+
+
+def test_another_entry_is_no_set(conn: database.Connection) -> None:
+    with pytest.raises(InvalidInput, match="entry 1: expected kind dataset_built, got ledger_created"):
+        dataset.rebuild(conn, 1)
+    with pytest.raises(NotFound, match="no entry at position 99"):
+        dataset.rebuild(conn, 99)
+    position = log.record(conn, "dataset_built", {}, "trainer").position
+    with pytest.raises(InvalidInput, match=f"entry {position}: expected the recipe of a set"):
+        dataset.rebuild(conn, position)

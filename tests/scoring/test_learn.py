@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from decided_traffic import STABLE_LIMIT, START_MS, Traffic, deploy, register
 
 from clickledger.errors import InvalidInput, Refused
 from clickledger.ledger import database, deployments, log, outcomes
-from clickledger.scoring import dataset, learn
+from clickledger.scoring import dataset, guardrails, learn, training
 from clickledger.scoring import model as models_
+from clickledger.scoring.findings import HOUR_MS, Limits
+from clickledger.scoring.guardrails import Guarding
+from clickledger.scoring.guards_of_feeds import Day
+from clickledger.scoring.labels import LabelRules
+from clickledger.scoring.recipe import Recipe
 
 CUTOFF_MS = START_MS + 10**9
+# A small ledger whose accounts all buy, judged long after its last purchase.
+LENIENT = Guarding(Limits(account_labels_per_day_max=10**6, feed_lag_hours_max=10**6))
+STRICT = replace(LENIENT, limits=replace(LENIENT.limits, label_age_hours_min=10_000))
 
 
 @pytest.fixture
@@ -71,6 +81,88 @@ def test_missing_labels_are_refused(ledger: database.Connection) -> None:
         learn.learn(
             ledger, actor="tests", reason="", label_cutoff_ms=CUTOFF_MS, withheld=[(START_MS + 60_000, CUTOFF_MS)]
         )
+
+
+def learn_guarded(ledger: database.Connection, guarding: Guarding, actor: str = "ann") -> learn.Learned:
+    return learn.learn(
+        ledger, actor=actor, reason="daily", kind="velocity", label_cutoff_ms=CUTOFF_MS, guarding=guarding
+    )
+
+
+def test_a_set_that_passes_leaves_its_figures_in_the_log(ledger: database.Connection) -> None:
+    before = log.head(ledger).position
+    learn_guarded(ledger, LENIENT)
+    built, passed, *_ = log.read(ledger, after=before)
+    assert (built.kind, passed.kind) == ("dataset_built", "guardrails_passed")
+    assert passed.payload["dataset_position"] == built.position and passed.payload["refusing"] == []
+    judged = {finding["guard"]: finding for finding in passed.payload["findings"]}
+    assert judged["human_density"]["figure"] is None and "not enough history" in judged["human_density"]["note"]
+    assert len(judged) == 15 and all(finding["passed"] for finding in judged.values())
+
+
+def test_undecided_clicks_are_counted_by_day_back_from_the_end(conn: database.Connection) -> None:
+    deploy(conn, register(conn, STABLE_LIMIT))
+    traffic = Traffic(conn, gap_ms=HOUR_MS)
+    traffic.append(24)
+    traffic.append(30, late=6)
+    recipe = Recipe(log.head(conn).position, START_MS + 50 * HOUR_MS + 1, rules=LabelRules(maturity_ms=2 * HOUR_MS))
+    made = dataset.gather(conn, recipe)
+    days = guardrails.gather(conn, recipe, made, np.ones(len(made.dataset), dtype=np.float32)).days
+    # The end is a moment after the 48th hour: one click lies before both days, the late ones are those from hour 24 on.
+    assert days == {0: Day(24, 5), 1: Day(24, 1), 2: Day(1, 0)}
+
+
+def test_a_refusal_is_an_entry_with_all_figures_and_nothing_is_trained(ledger: database.Connection) -> None:
+    with pytest.raises(Refused, match=r"refused by guardrails, .*label_age: .*expected at least 10000, got 27"):
+        learn_guarded(ledger, STRICT)
+    [entry] = log.read(ledger, kinds=["guardrail_refused"])
+    built = log.read(ledger, kinds=["dataset_built"])[-1]
+    assert entry.payload["dataset_position"] == built.position and entry.payload["digest"] == built.payload["digest"]
+    assert entry.payload["refusing"] == ["label_age"] and len(entry.payload["findings"]) == 15
+    assert entry.payload["limits"]["label_age_hours_min"] == 10_000
+    assert log.head(ledger).position == entry.position
+
+
+def test_an_override_takes_a_second_person_and_a_reason(ledger: database.Connection) -> None:
+    refused = refusal(ledger)
+    with pytest.raises(Refused, match="expected a second person, got ann again"):
+        guardrails.override(ledger, refused.position, actor="ann", reason="all is well")
+    with pytest.raises(InvalidInput, match="reason: expected why"):
+        guardrails.override(ledger, refused.position, actor="bob", reason=" ")
+    with pytest.raises(InvalidInput, match="expected kind guardrail_refused, got dataset_built"):
+        guardrails.override(ledger, refused.payload["dataset_position"], actor="bob", reason="all is well")
+    entry = guardrails.override(ledger, refused.position, actor="bob", reason="an old set, on purpose")
+    assert entry.kind == "guardrail_overridden" and entry.payload["refused_position"] == refused.position
+    with pytest.raises(Refused, match="expected a second person to train, got bob again"):
+        learn_guarded(ledger, replace(STRICT, overridden=entry.position), actor="bob")
+    learn_guarded(ledger, replace(STRICT, overridden=entry.position))
+    passed = log.read(ledger, kinds=["guardrails_passed"])[-1].payload
+    assert (passed["overridden"], passed["refusing"]) == (entry.position, ["label_age"])
+
+
+def test_an_override_is_for_one_set_and_the_guards_that_refused_it(ledger: database.Connection) -> None:
+    refused = refusal(ledger)
+    overridden = guardrails.override(ledger, refused.position, actor="bob", reason="on purpose").position
+    harder = replace(STRICT.limits, effective_sample_min=1.1)
+    with pytest.raises(Refused, match=r"refused by \['effective_sample'\] as well"):
+        learn_guarded(ledger, Guarding(harder, overridden))
+    outcomes.append(ledger, [outcomes.Outcome(bytes(16), "purchase", START_MS, 1)], "tests")
+    learn_guarded(ledger, replace(STRICT, overridden=overridden))
+    assert len({entry.payload["digest"] for entry in log.read(ledger, kinds=["dataset_built"])}) == 1
+
+
+def test_the_weights_of_a_set_are_pinned_by_its_entry(ledger: database.Connection) -> None:
+    learn.learn(ledger, actor="tests", reason="", kind="velocity", label_cutoff_ms=CUTOFF_MS)
+    (entry,) = log.read(ledger, kinds=["dataset_built"])
+    built = dataset.rebuild(ledger, entry.position)
+    weights = training.sample_weights(built.features, built.human, training.DEFAULT_CONFIG.weight_cap)
+    assert dataset.weights_digest(weights) == entry.payload["weights_digest"]
+
+
+def refusal(ledger: database.Connection) -> log.Entry:
+    with pytest.raises(Refused):
+        learn_guarded(ledger, STRICT)
+    return log.read(ledger, kinds=["guardrail_refused"])[-1]
 
 
 def test_unknown_kind_is_refused(ledger: database.Connection) -> None:
