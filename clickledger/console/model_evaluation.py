@@ -39,7 +39,7 @@ def evaluate(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model; simulated: runs.")] = 3,
     draws: Annotated[int, typer.Option(min=20, help="Draws of the bootstrap.")] = 1000,
-    days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 7.0,
+    days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Compare network, logistic regression and velocity rule at equal false positive rates, on clicks they never saw.

@@ -57,12 +57,11 @@ class Ranking:
         return float(clicks[:cut].sum() / clicks.sum())
 
     def _clicks(self, weight: Floats) -> Floats:
-        clicks: Floats = np.bincount(self.step, weight, minlength=self.steps)
-        return clicks
+        return np.asarray(np.bincount(self.step, weight, minlength=self.steps), dtype=np.float64)
 
     def _bought(self, weight: Floats) -> Floats:
-        bought: Floats = np.bincount(self._purchase_step, weight[self._purchases], minlength=self.steps)
-        return bought
+        bought = np.bincount(self._purchase_step, weight[self._purchases], minlength=self.steps)
+        return np.asarray(bought, dtype=np.float64)
 
 
 def draws(user: npt.NDArray[np.int64], purchased: Flags, count: int, seed: int) -> Iterator[Floats]:

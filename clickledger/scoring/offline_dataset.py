@@ -59,9 +59,10 @@ def recount(clicks: Sequence[Click], outcomes: Sequence[Outcome]) -> Recounted:
     return Recounted(once, feature_replay.recompute(once), outcomes)
 
 
-def split_in_time(recounted: Recounted, test_share: float) -> tuple[Dataset, Dataset, int]:
-    """The earlier clicks to train on, the last `test_share` of them to test on, and the first event time of the latter.
+def split_in_time(recounted: Recounted, test_share: float, warm_up_ms: int = 0) -> tuple[Dataset, Dataset, int]:
+    """The earlier clicks to train on, the last `test_share` of all to test on, and the first event time of the latter.
 
+    Those of the first `warm_up_ms` are in neither part: their counters had not yet seen what lies in their windows.
     Clicks of one moment stay together. Raises InvalidInput when a part would be empty.
     """
     if not 0.0 < test_share < 1.0:
@@ -71,6 +72,8 @@ def split_in_time(recounted: Recounted, test_share: float) -> tuple[Dataset, Dat
         raise InvalidInput("clicks: expected some to split, got none")
     border_ms = times[int(len(times) * (1.0 - test_share))]
     border = int(np.searchsorted(times, border_ms, side="left"))
-    if border == 0:
-        raise InvalidInput(f"clicks: expected {len(times)} clicks of several moments, got all at {border_ms} ms")
-    return recounted.part(slice(0, border)), recounted.part(slice(border, len(times))), border_ms
+    warm = int(np.searchsorted(times, times[0] + warm_up_ms, side="left"))
+    if border <= warm:
+        wanted = f"clicks before {border_ms} ms, after a warm-up of {warm_up_ms} ms from {times[0]} ms on"
+        raise InvalidInput(f"training part: expected {wanted}, got none of {len(times)}")
+    return recounted.part(slice(warm, border)), recounted.part(slice(border, len(times))), border_ms

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clickledger.errors import InvariantBroken
-from clickledger.scoring import evaluate, intervals, model_comparison, offline_dataset, simulation, tuning
+from clickledger.scoring import evaluate, feature_spec, intervals, model_comparison, offline_dataset, simulation, tuning
 from clickledger.scoring import simulation_truth as truths
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.model import Kind, Model
@@ -28,8 +28,8 @@ from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.simulation import SimulationConfig
 
 FPR = 0.01
-CLICKS = 300_000
-DAYS = 7.0
+CLICKS = 700_000
+DAYS = 10.0
 START_MS = 1_759_104_000_000  # Monday 2025-09-29 00:00 UTC
 TEST_SHARE = 0.3
 PSEUDONYMS = Pseudonyms(bytes(32))  # of clicks that nobody made: a fixed key gives the same features everywhere
@@ -58,8 +58,8 @@ def stage(config: SimulationConfig, test_share: float = TEST_SHARE) -> Stage:
         raise InvariantBroken(
             f"simulation: expected {len(truth.kind)} clicks of their own, got {len(recounted.clicks)}"
         )
-    train, test, _ = offline_dataset.split_in_time(recounted, test_share)
-    return Stage(train, test, truth.kind[len(train) :])
+    train, test, _ = offline_dataset.split_in_time(recounted, test_share, feature_spec.LONGEST_WINDOW_MS)
+    return Stage(train, test, truth.kind[-len(test) :])
 
 
 def compete(

@@ -21,6 +21,7 @@ from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.model import Kind, Model
 
 BLOCKS = 3
+CLICKS_MAX = 60_000  # judged on; more would tell the candidates apart little better, and take their time
 VELOCITY_COUNTERS = (
     *("user_clicks_10s", "user_clicks_1m", "user_clicks_10m", "user_clicks_1h", "user_clicks_24h"),
     *("user_campaign_clicks_1h", "user_session_clicks_1h", "ip_clicks_1m", "ip_clicks_1h", "ip_clicks_24h"),
@@ -63,12 +64,16 @@ def trainings(listed: Mapping[Kind, Sequence[Candidate]], blocks: int = BLOCKS) 
 def choose(
     listed: Sequence[Candidate], part: Dataset, seed: int = 0, blocks: int = BLOCKS, on_fit: OnFit = lambda: None
 ) -> Choice:
-    """Judge candidates on `part` and return the best, the first of equals. One candidate alone is not judged."""
+    """Judge candidates on `part` and return the best, the first of equals. One candidate alone is not judged.
+
+    Of a large part some users are drawn, with all their clicks.
+    """
     if not listed:
         raise InvalidInput("candidates: expected at least one, got none")
     if len(listed) == 1:
         return Choice(listed[0], [])
-    means = [float(np.mean(list(_judged(each, part, seed, blocks, on_fit)))) for each in listed]
+    judged = _some_users(part, seed)
+    means = [float(np.mean(list(_judged(each, judged, seed, blocks, on_fit)))) for each in listed]
     tried = [{**each.settings, "auc": mean} for each, mean in zip(listed, means, strict=True)]
     return Choice(listed[int(np.argmax(means))], tried)
 
@@ -86,6 +91,14 @@ def _judged(candidate: Candidate, part: Dataset, seed: int, blocks: int, on_fit:
             model = candidate.train(part, seed)
         if purchased.any() and not purchased.all():
             yield evaluate.auc(model.score(part.features[mine]), ~purchased)
+
+
+def _some_users(part: Dataset, seed: int) -> Dataset:
+    """All clicks of randomly drawn users, about `CLICKS_MAX` at most."""
+    if len(part) <= CLICKS_MAX:
+        return part
+    place = np.random.default_rng(seed).permutation(int(part.user.max()) + 1)
+    return part.where(place[part.user] < len(place) * CLICKS_MAX // len(part))
 
 
 def _blocks(part: Dataset, blocks: int) -> Any:

@@ -89,7 +89,7 @@ def test_two_files_are_counted_apart(evaluate, tmp_path: Path) -> None:  # type:
 
 
 def test_simulated_clicks_are_told_by_kind_of_robot(evaluate) -> None:  # type: ignore[no-untyped-def]  # a fixture
-    answer = evaluate("--simulated", 6_000, "--days", 2, "--seeds", 2)
+    answer = evaluate("--simulated", 6_000, "--days", 3, "--seeds", 2)
     assert answer.code == 0, answer.said
     assert [run["seed"] for run in answer.fields["runs"]] == [1, 2]
     assert "botnet" in answer.fields["runs"][0]["models"]["network"]["recall_by_kind"]

@@ -113,3 +113,19 @@ def _without(dataset: Dataset, counter: str) -> np.ndarray:
     features = dataset.features.copy()
     features[:, training.feature_spec.INDEX[counter]] = 1
     return features
+
+
+def test_large_parts_are_judged_on_some_users_with_all_their_clicks(
+    taught: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped = dataclasses.replace(taught.dataset, user=np.arange(len(taught.dataset)) // 3)
+    monkeypatch.setattr(tuning, "CLICKS_MAX", 2_000)
+    seen: list[Dataset] = []
+
+    def train(part: Dataset, seed: int) -> training.Model:
+        seen.append(part)
+        return training.velocity_model()
+
+    tuning.choose((tuning.Candidate({}, train, learns=False), SHORT["velocity"][0]), grouped)
+    assert 1_800 < len(seen[0]) < 2_200
+    assert set(np.bincount(seen[0].user)[np.unique(seen[0].user)]) == {3}

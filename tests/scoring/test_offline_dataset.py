@@ -36,6 +36,18 @@ def test_what_comes_after_the_border_changes_nothing_before_it() -> None:
     assert train.event_time_ms.max() < border_ms == test.event_time_ms.min()
 
 
+def test_clicks_of_the_warm_up_are_counted_and_in_no_part() -> None:
+    whole = offline_dataset.recount(CLICKS, OUTCOMES)
+    hour_ms = 3_600_000
+    cold, test, _ = offline_dataset.split_in_time(whole, 0.4)
+    warm, same_test, _ = offline_dataset.split_in_time(whole, 0.4, warm_up_ms=3 * hour_ms)
+    assert same_test.digest() == test.digest()
+    assert warm.event_time_ms.min() >= cold.event_time_ms.min() + 3 * hour_ms
+    assert np.array_equal(warm.features, cold.features[-len(warm) :])
+    with pytest.raises(InvalidInput, match="training part: expected clicks before"):
+        offline_dataset.split_in_time(whole, 0.4, warm_up_ms=24 * hour_ms)
+
+
 def test_a_later_purchase_of_the_same_account_is_no_label_of_an_earlier_click() -> None:
     """Two purchases after the border make an account one of high RFM there, and only there."""
     account = CLICKS[0]
