@@ -16,9 +16,11 @@ from clickledger.errors import InvalidInput
 if TYPE_CHECKING:
     from clickledger.scoring.dataset import Dataset
     from clickledger.scoring.intake_fields import Rejection
+    from clickledger.scoring.model_comparison import Entrant
     from clickledger.scoring.offline_dataset import Recounted
 
 TEST_SHARE = 0.4
+Table = tuple[list[str], list[list[str]]]  # columns, and rows of as many cells
 
 
 def evaluate(
@@ -40,6 +42,9 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model; simulated: runs.")] = 3,
     draws: Annotated[int, typer.Option(min=20, help="Draws of the bootstrap.")] = 1000,
     days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 10.0,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write a page with curves here: HTML, self-contained.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare network, logistic regression and velocity rule at equal false positive rates, on clicks they never saw.
@@ -48,9 +53,11 @@ def evaluate(
     """
     files = _files(clicks, train, test, simulated)
     if simulated is not None:
-        fields = _simulated(simulated, days, seeds, test_share)
+        fields = _simulated(simulated, days, seeds, test_share, report)
     else:
-        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws)
+        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, report)
+    if report is not None:
+        output.say(f"report: {report}")
     output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model deploy MODEL")
     if as_json:
         output.result(fields)
@@ -71,7 +78,13 @@ def _files(clicks: Path | None, train: Path | None, test: Path | None, simulated
 
 
 def _of_files(
-    files: list[Path], file_format: FileFormat, outcomes: list[Path], test_share: float | None, seeds: int, draws: int
+    files: list[Path],
+    file_format: FileFormat,
+    outcomes: list[Path],
+    test_share: float | None,
+    seeds: int,
+    draws: int,
+    report: Path | None,
 ) -> dict[str, Any]:
     from clickledger.scoring import offline_dataset  # noqa: PLC0415 - loads torch, which other commands need not pay
 
@@ -85,8 +98,12 @@ def _of_files(
         train, test = (recounted.part(slice(None)) for recounted, _ in read)
         border_ms = int(test.event_time_ms.min())
     fields = {"files": [source for _, source in read], "rejected": sum(source["rejected"] for _, source in read)}
-    fields |= _parts(train, test, border_ms) | _compared(train, test, seeds, draws)
-    _say_compared(fields)
+    fields |= _parts(train, test, border_ms)
+    entrants, compared = _compared(train, test, seeds, draws)
+    fields |= compared
+    table = _say_compared(fields)
+    if report is not None:
+        _report(report, fields, table, entrants, test)
     return fields
 
 
@@ -139,30 +156,18 @@ def _parts(train: Dataset, test: Dataset, border_ms: int) -> dict[str, Any]:
     return {**parts, "border_ms": border_ms, "in_time_order": in_order, "labels": model_comparison.LABELS}
 
 
-def _compared(train: Dataset, test: Dataset, seeds: int, draws: int) -> dict[str, Any]:
-    from clickledger.scoring import model_comparison, tuning  # noqa: PLC0415 - loads torch, which other commands need not pay
+def _compared(train: Dataset, test: Dataset, seeds: int, draws: int) -> tuple[list[Entrant], dict[str, Any]]:
+    from clickledger.scoring import model_comparison, tuning  # noqa: PLC0415 - loads torch, which others need not pay
 
     listed = tuning.candidates()
     trainings = tuning.trainings(listed) + sum(seeds if own[0].learns else 1 for own in listed.values())
     with output.progress("training and tuning (models)", trainings) as steps:
         entrants = model_comparison.enter(train, listed, tuple(range(seeds)), steps.advance)
     with output.progress("intervals (draws)", draws) as steps:
-        return model_comparison.judge(entrants, test, draws, on_draw=steps.advance)
+        return entrants, model_comparison.judge(entrants, test, draws, on_draw=steps.advance)
 
 
-def _simulated(clicks: int, days: float, seeds: int, test_share: float | None) -> dict[str, Any]:
-    from clickledger.scoring import simulated_comparison, tuning  # noqa: PLC0415 - loads torch, which others need not pay
-
-    configs = simulated_comparison.of_seeds(simulated_comparison.config_of(clicks, days), seeds)
-    listed = tuning.candidates()
-    share = simulated_comparison.TEST_SHARE if test_share is None else test_share
-    with output.progress("simulating, training and tuning (models)", tuning.trainings(listed) + 3 * seeds) as steps:
-        made = simulated_comparison.compete(configs, share, on_fit=steps.advance)
-    _say_simulated(made)
-    return {"clicks": clicks, "days": days, "test_share": share, **made}
-
-
-def _say_compared(fields: dict[str, Any]) -> None:
+def _say_compared(fields: dict[str, Any]) -> Table:
     train, test = fields["train"], fields["test"]
     border = datetime.fromtimestamp(fields["border_ms"] / 1000, UTC)
     output.say(
@@ -170,10 +175,14 @@ def _say_compared(fields: dict[str, Any]) -> None:
         f"({test['purchased']}) from {border:%Y-%m-%d %H:%M:%SZ} on"
     )
     rates = list(fields["models"]["network"]["ivr_at_fpr"])
-    columns = ("model", "AUC", *(f"IVR at FPR {float(rate):.0%}" for rate in rates))
-    rows = {**fields["models"], **fields["differences"]}
-    title = f"test part; intervals of {fields['bootstrap']['confidence']:.0%}, users drawn"
-    output.rows(title, columns, [[name, *_cells(told, rates)] for name, told in rows.items()])
+    columns = ["model", "AUC", *(f"IVR at FPR {float(rate):.0%}" for rate in rates)]
+    rows = [
+        [name, *_cells(told, rates)]
+        for part in (fields["models"], fields["differences"])
+        for name, told in part.items()
+    ]
+    output.rows(f"test part; intervals of {fields['bootstrap']['confidence']:.0%}, users drawn", columns, rows)
+    return columns, rows
 
 
 def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
@@ -185,29 +194,64 @@ def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
     ]
 
 
-def _say_simulated(made: dict[str, Any]) -> None:
-    kinds = list(made["runs"][0]["models"]["network"]["recall_by_kind"])
-    columns = ("model", "recall", *kinds, "precision", "people")
-    for run in made["runs"]:
-        output.rows(
-            f"seed {run['seed']}: robots invalidated at FPR {made['fpr']:.0%}, by kind",
-            columns,
-            [
-                [
-                    name,
-                    f"{told['recall']:.3f}",
-                    *(
-                        "" if told["recall_by_kind"][kind] is None else f"{told['recall_by_kind'][kind]:.3f}"
-                        for kind in kinds
-                    ),
-                    "" if told["precision"] is None else f"{told['precision']:.3f}",
-                    f"{told['people_invalidated']:.3f}",
-                ]
-                for name, told in run["models"].items()
-            ],
-        )
-    least = made["summary"]
+def _report(path: Path, fields: dict[str, Any], table: Table, entrants: list[Entrant], test: Dataset) -> None:
+    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.scoring import model_comparison  # noqa: PLC0415 - loads torch, which others need not pay
+
+    curves = model_comparison.curves(entrants, test)
+    by_slice = model_comparison.curves_by_slice(entrants[0], test)
+    fprs = model_comparison.FPRS
+    pictures = [evaluation_report.curve_picture("All clicks", curves, fprs)]
+    if by_slice:
+        pictures.append(evaluation_report.curve_picture(f"The {entrants[0].kind} by slice", by_slice, fprs))
+    evaluation_report.write(path, evaluation_report.of_files(fields, *table, pictures))
+
+
+def _simulated(clicks: int, days: float, seeds: int, test_share: float | None, report: Path | None) -> dict[str, Any]:
+    from clickledger.scoring import simulated_comparison, tuning  # noqa: PLC0415 - loads torch, others need not pay
+
+    configs = simulated_comparison.of_seeds(simulated_comparison.config_of(clicks, days), seeds)
+    listed = tuning.candidates()
+    share = simulated_comparison.TEST_SHARE if test_share is None else test_share
+    trainings = tuning.trainings(listed) + len(listed) * seeds
+    with output.progress("simulating, training and tuning (models)", trainings) as steps:
+        made = simulated_comparison.compete(configs, share, on_fit=steps.advance)
+    fields = {"clicks": clicks, "days": days, "test_share": share, **made}
+    tables = _say_simulated(fields)
+    if report is not None:
+        _report_simulated(report, fields, tables)
+    return fields
+
+
+def _say_simulated(fields: dict[str, Any]) -> list[Table]:
+    kinds = list(fields["runs"][0]["models"]["network"]["recall_by_kind"])
+    columns = ["model", "recall", *kinds, "precision", "people"]
+    tables: list[Table] = []
+    for run in fields["runs"]:
+        rows = [[name, *_shares(told, kinds)] for name, told in run["models"].items()]
+        output.rows(f"seed {run['seed']}: share invalidated at FPR {fields['fpr']:.0%}, by kind", columns, rows)
+        tables.append(([f"seed {run['seed']}", *columns[1:]], rows))
+    least = fields["summary"]
     output.say(
         f"network: recall at least {least['network_recall_min']:.3f}, "
         f"{least['lead_over_regression_min']:+.3f} beside the regression"
     )
+    return tables
+
+
+def _shares(told: dict[str, Any], kinds: list[str]) -> list[str]:
+    values = [told["recall"], *(told["recall_by_kind"][kind] for kind in kinds)]
+    values += [told["precision"], told["people_invalidated"]]
+    return ["none" if value is None else f"{value:.3f}" for value in values]
+
+
+def _report_simulated(path: Path, fields: dict[str, Any], tables: list[Table]) -> None:
+    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+
+    pictures = []
+    for run in fields["runs"]:
+        models = run["models"]
+        kinds = list(models["network"]["recall_by_kind"])
+        bars = {name: [told["recall_by_kind"][kind] or 0.0 for kind in kinds] for name, told in models.items()}
+        pictures.append(evaluation_report.bar_picture(f"Seed {run['seed']}", kinds, bars))
+    evaluation_report.write(path, evaluation_report.of_simulation(fields, tables, pictures))

@@ -44,6 +44,8 @@ class TrainingConfig:
 
 
 DEFAULT_CONFIG = TrainingConfig()
+# On 60k real clicks the network's rate leaves it short of converged after 30 epochs: AUC .812, against .833 with this one.
+REGRESSION_CONFIG = TrainingConfig(learning_rate=1e-2, epochs_max=60)
 
 
 def train_network(dataset: Dataset, config: TrainingConfig = DEFAULT_CONFIG, seed: int = 0) -> Model:
@@ -51,7 +53,7 @@ def train_network(dataset: Dataset, config: TrainingConfig = DEFAULT_CONFIG, see
     return _train("network", config.hidden, dataset, config, seed)
 
 
-def train_logistic_regression(dataset: Dataset, config: TrainingConfig = DEFAULT_CONFIG, seed: int = 0) -> Model:
+def train_logistic_regression(dataset: Dataset, config: TrainingConfig = REGRESSION_CONFIG, seed: int = 0) -> Model:
     """The baseline: one layer on the same inputs, weights and stopping rule."""
     return _train("logistic_regression", (), dataset, config, seed)
 

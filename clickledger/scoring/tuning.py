@@ -121,7 +121,7 @@ def _network(l2: float, learning_rate: float) -> Candidate:
 
 
 def _regression(l2: float, learning_rate: float) -> Candidate:
-    config = replace(training.DEFAULT_CONFIG, l2=l2, learning_rate=learning_rate, epochs_max=60)  # converges slowly
+    config = replace(training.REGRESSION_CONFIG, l2=l2, learning_rate=learning_rate)
     return Candidate(
         {"l2": l2, "learning_rate": learning_rate},
         lambda part, seed: training.train_logistic_regression(part, config, seed),
