@@ -1,4 +1,4 @@
-"""`clickledger model ...`: train, list and deploy."""
+"""`clickledger model ...`: train, evaluate, list and deploy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clickledger.console import cli_dataset, output, services
+from clickledger.console import cli_dataset, model_evaluation, output, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database, deployments
 from clickledger.ledger.rights import Role
@@ -22,8 +22,9 @@ ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes i
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    models = typer.Typer(no_args_is_help=True, help="Train, list and deploy models.")
+    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, list and deploy models.")
     models.command()(train)
+    models.command()(model_evaluation.evaluate)
     models.command(name="list")(list_models)
     models.command()(deploy)
     cli_dataset.register(models)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from labelled_traffic import MONDAY_MS, WEEK_MS, Traffic, draw
+from sklearn.linear_model import LogisticRegression
 
 from clickledger.errors import InvalidInput
-from clickledger.scoring import calibration, dataset, evaluate, feature_spec, model, training
+from clickledger.scoring import calibration, dataset, evaluate, feature_spec, model, training, transform
 
 CONFIG = training.TrainingConfig(epochs_max=8)
 
@@ -51,6 +52,25 @@ def test_every_kind_tells_robots_from_people(taught: Traffic, unseen: Traffic, n
     regression = training.train_logistic_regression(taught.dataset, CONFIG)
     for judge, least in ((network, 0.97), (regression, 0.97), (training.velocity_model(), 0.9)):
         assert evaluate.auc(judge.score(unseen.dataset.features), unseen.robotic) > least, judge.kind
+
+
+def test_the_regression_is_as_good_a_baseline_as_that_of_a_library(taught: Traffic, unseen: Traffic) -> None:
+    """Early stopping or a slow learning rate would make it a weak one, which a network beats without any merit."""
+    ours = training.train_logistic_regression(taught.dataset, dataclasses.replace(CONFIG, learning_rate=1e-2))
+    known = taught.dataset
+    learned = transform.fit(known.features)
+    weights = training.sample_weights(known.features, known.human, CONFIG.weight_cap)
+    library = LogisticRegression(max_iter=500).fit(
+        learned.inputs(known.features) / transform.GRID, ~known.human, weights
+    )
+    theirs = library.decision_function(learned.inputs(unseen.dataset.features) / transform.GRID)
+    scores = ours.score(unseen.dataset.features)
+    assert evaluate.auc(scores, unseen.robotic) > evaluate.auc(theirs.astype(np.float32), unseen.robotic) - 0.005
+
+
+def test_a_rule_is_made_of_a_counter() -> None:
+    with pytest.raises(InvalidInput, match=r"counter: expected one of user_clicks_10s, .*, got 'logged_in'"):
+        training.velocity_rule("logged_in")
 
 
 def test_velocity_scores_rise_with_velocity_and_reach_zero_at_the_limit() -> None:

@@ -1,0 +1,257 @@
+"""`clickledger model evaluate`: all models on the same clicks, without a server; nothing is registered or deployed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clickledger.console import output
+from clickledger.console.cli_ingest import SHOWN_MAX, FileFormat
+from clickledger.console.cli_services import JsonOption
+from clickledger.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from clickledger.scoring.dataset import Dataset
+    from clickledger.scoring.intake_fields import Rejection
+    from clickledger.scoring.model_comparison import Entrant
+    from clickledger.scoring.offline_dataset import Recounted
+
+TEST_SHARE = 0.4
+Table = tuple[list[str], list[list[str]]]  # columns, and rows of as many cells
+
+
+def evaluate(
+    clicks: Annotated[
+        Path | None, typer.Option("--clicks", help="One file: its first part trains, its last part tests.")
+    ] = None,
+    train: Annotated[Path | None, typer.Option("--train", help="A file to train on; needs --test.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="A later file to test on.")] = None,
+    simulated: Annotated[
+        int | None, typer.Option("--simulated", metavar="CLICKS", help="Simulate clicks; their truth is known.")
+    ] = None,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="What the files hold.")] = FileFormat.ndjson,
+    outcomes: Annotated[
+        list[Path] | None, typer.Option("--outcomes", help="NDJSON of what the clicks led to; for ndjson clicks.")
+    ] = None,
+    test_share: Annotated[
+        float | None, typer.Option(help="Share of the clicks to test on: the last ones. Default 0.4, simulated 0.3.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model; simulated: runs.")] = 3,
+    draws: Annotated[int, typer.Option(min=20, help="Draws of the bootstrap.")] = 1000,
+    days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 10.0,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write a page with curves here: HTML, self-contained.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare network, logistic regression and velocity rule at equal false positive rates, on clicks they never saw.
+
+    Give --clicks FILE, or --train FILE --test FILE, or --simulated CLICKS. Exit code 1 when rows were rejected.
+    """
+    files = _files(clicks, train, test, simulated)
+    if simulated is not None:
+        fields = _simulated(simulated, days, seeds, test_share, report)
+    else:
+        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, report)
+    if report is not None:
+        output.say(f"report: {report}")
+    output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model deploy MODEL")
+    if as_json:
+        output.result(fields)
+    if fields.get("rejected"):
+        raise typer.Exit(1)
+
+
+def _files(clicks: Path | None, train: Path | None, test: Path | None, simulated: int | None) -> list[Path]:
+    """One file to cut or two as they are; none for simulated clicks. Raises InvalidInput for any other choice."""
+    ways = {"--clicks": clicks is not None, "--train/--test": bool(train or test), "--simulated": simulated is not None}
+    given = [name for name, is_given in ways.items() if is_given]
+    if len(given) != 1:
+        raise InvalidInput(f"expected one of {', '.join(ways)}, got {', '.join(given) or 'none'}")
+    if (train is None) != (test is None):
+        missing, there = ("--train", "--test") if train is None else ("--test", "--train")
+        raise InvalidInput(f"expected {missing} FILE beside {there}, got nothing")
+    return [path for path in (clicks, train, test) if path is not None]
+
+
+def _of_files(
+    files: list[Path],
+    file_format: FileFormat,
+    outcomes: list[Path],
+    test_share: float | None,
+    seeds: int,
+    draws: int,
+    report: Path | None,
+) -> dict[str, Any]:
+    from clickledger.scoring import offline_dataset  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    if len(files) == 2 and test_share is not None:
+        raise InvalidInput(f"test share: expected none with two files, got {test_share}")
+    read = [_read(path, file_format, outcomes) for path in files]
+    if len(read) == 1:
+        share = TEST_SHARE if test_share is None else test_share
+        train, test, border_ms = offline_dataset.split_in_time(read[0][0], share)
+    else:
+        train, test = (recounted.part(slice(None)) for recounted, _ in read)
+        border_ms = int(test.event_time_ms.min())
+    fields = {"files": [source for _, source in read], "rejected": sum(source["rejected"] for _, source in read)}
+    fields |= _parts(train, test, border_ms)
+    entrants, compared = _compared(train, test, seeds, draws)
+    fields |= compared
+    table = _say_compared(fields)
+    if report is not None:
+        _report(report, fields, table, entrants, test)
+    return fields
+
+
+def _read(path: Path, file_format: FileFormat, outcomes: list[Path]) -> tuple[Recounted, dict[str, Any]]:
+    """A file's clicks counted, and what is said about it."""
+    from clickledger.scoring import intake, offline_dataset, outcome_lines, simulated_comparison  # noqa: PLC0415
+
+    price = 0 if file_format is FileFormat.talkingdata else None  # nothing is billed here
+    with output.progress(f"reading {path.name} (bytes)", path.stat().st_size if path.is_file() else None) as steps:
+        done = 0
+
+        def advance(_lines: int, bytes_read: int) -> None:
+            nonlocal done
+            steps.advance(bytes_read - done)
+            done = bytes_read
+
+        names = simulated_comparison.PSEUDONYMS
+        held = intake.read_file(path, file_format.value, names, cpc_micros=price, progress=advance)
+    _say_rejected(path, held.rejected)
+    found, rejected, unknown = list(held.outcomes), len(held.rejected), 0
+    for named in outcomes:
+        more = outcome_lines.read_file(named, held.clicks)
+        _say_rejected(named, more.rejected)
+        found += more.outcomes
+        rejected, unknown = rejected + len(more.rejected), unknown + more.unknown
+    if not found:
+        wanted = "expected clicks with outcomes to learn from"
+        raise InvalidInput(f"{path}: {wanted}, got {len(held.clicks)} clicks without; name them with --outcomes FILE")
+    with output.progress(f"counting {len(held.clicks)} clicks"):
+        recounted = offline_dataset.recount(held.clicks, found)
+    source = {"file": path, "format": file_format.value, "rows": len(held.clicks) + len(held.rejected)}
+    counts = {"clicks": len(recounted.clicks), "repeats": len(held.clicks) - len(recounted.clicks)}
+    return recounted, {**source, **counts, "rejected": rejected, "outcomes_of_other_clicks": unknown}
+
+
+def _say_rejected(path: Path, rejected: list[Rejection]) -> None:
+    for rejection in rejected[:SHOWN_MAX]:
+        output.error(f"{path}: {rejection}")
+    if (more := len(rejected) - SHOWN_MAX) > 0:
+        output.say(f"{path}: ... and {more} more rejected rows")
+
+
+def _parts(train: Dataset, test: Dataset, border_ms: int) -> dict[str, Any]:
+    from clickledger.scoring import model_comparison  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    in_order = int(train.event_time_ms.max()) <= border_ms
+    if not in_order:
+        output.say("the test part begins before the training part ends: its figures are not those of clicks to come")
+    parts = {"train": train.summary(), "test": test.summary()}
+    return {**parts, "border_ms": border_ms, "in_time_order": in_order, "labels": model_comparison.LABELS}
+
+
+def _compared(train: Dataset, test: Dataset, seeds: int, draws: int) -> tuple[list[Entrant], dict[str, Any]]:
+    from clickledger.scoring import model_comparison, tuning  # noqa: PLC0415 - loads torch, which others need not pay
+
+    listed = tuning.candidates()
+    trainings = tuning.trainings(listed) + sum(seeds if own[0].learns else 1 for own in listed.values())
+    with output.progress("training and tuning (models)", trainings) as steps:
+        entrants = model_comparison.enter(train, listed, tuple(range(seeds)), steps.advance)
+    with output.progress("intervals (draws)", draws) as steps:
+        return entrants, model_comparison.judge(entrants, test, draws, on_draw=steps.advance)
+
+
+def _say_compared(fields: dict[str, Any]) -> Table:
+    train, test = fields["train"], fields["test"]
+    border = datetime.fromtimestamp(fields["border_ms"] / 1000, UTC)
+    output.say(
+        f"trained on {train['rows']:,} clicks ({train['purchased']} with an outcome), tested on {test['rows']:,} "
+        f"({test['purchased']}) from {border:%Y-%m-%d %H:%M:%SZ} on"
+    )
+    rates = list(fields["models"]["network"]["ivr_at_fpr"])
+    columns = ["model", "AUC", *(f"IVR at FPR {float(rate):.0%}" for rate in rates)]
+    rows = [
+        [name, *_cells(told, rates)]
+        for part in (fields["models"], fields["differences"])
+        for name, told in part.items()
+    ]
+    output.rows(f"test part; intervals of {fields['bootstrap']['confidence']:.0%}, users drawn", columns, rows)
+    return columns, rows
+
+
+def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
+    low, high = told["auc_interval"]
+    ivr, bounds = told["ivr_at_fpr"], told["ivr_at_fpr_interval"]
+    return [
+        f"{told['auc']:.3f} ({low:.3f} to {high:.3f})",
+        *(f"{ivr[rate]:.1%} ({bounds[rate][0]:.1%} to {bounds[rate][1]:.1%})" for rate in rates),
+    ]
+
+
+def _report(path: Path, fields: dict[str, Any], table: Table, entrants: list[Entrant], test: Dataset) -> None:
+    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.scoring import model_comparison  # noqa: PLC0415 - loads torch, which others need not pay
+
+    curves = model_comparison.curves(entrants, test)
+    by_slice = model_comparison.curves_by_slice(entrants[0], test)
+    fprs = model_comparison.FPRS
+    pictures = [evaluation_report.curve_picture("All clicks", curves, fprs)]
+    if by_slice:
+        pictures.append(evaluation_report.curve_picture(f"The {entrants[0].kind} by slice", by_slice, fprs))
+    evaluation_report.write(path, evaluation_report.of_files(fields, *table, pictures))
+
+
+def _simulated(clicks: int, days: float, seeds: int, test_share: float | None, report: Path | None) -> dict[str, Any]:
+    from clickledger.scoring import simulated_comparison, tuning  # noqa: PLC0415 - loads torch, others need not pay
+
+    configs = simulated_comparison.of_seeds(simulated_comparison.config_of(clicks, days), seeds)
+    listed = tuning.candidates()
+    share = simulated_comparison.TEST_SHARE if test_share is None else test_share
+    trainings = tuning.trainings(listed) + len(listed) * seeds
+    with output.progress("simulating, training and tuning (models)", trainings) as steps:
+        made = simulated_comparison.compete(configs, share, on_fit=steps.advance)
+    fields = {"clicks": clicks, "days": days, "test_share": share, **made}
+    tables = _say_simulated(fields)
+    if report is not None:
+        _report_simulated(report, fields, tables)
+    return fields
+
+
+def _say_simulated(fields: dict[str, Any]) -> list[Table]:
+    kinds = list(fields["runs"][0]["models"]["network"]["recall_by_kind"])
+    columns = ["model", "recall", *kinds, "precision", "people"]
+    tables: list[Table] = []
+    for run in fields["runs"]:
+        rows = [[name, *_shares(told, kinds)] for name, told in run["models"].items()]
+        output.rows(f"seed {run['seed']}: share invalidated at FPR {fields['fpr']:.0%}, by kind", columns, rows)
+        tables.append(([f"seed {run['seed']}", *columns[1:]], rows))
+    least = fields["summary"]
+    output.say(
+        f"network: recall at least {least['network_recall_min']:.3f}, "
+        f"{least['lead_over_regression_min']:+.3f} beside the regression"
+    )
+    return tables
+
+
+def _shares(told: dict[str, Any], kinds: list[str]) -> list[str]:
+    values = [told["recall"], *(told["recall_by_kind"][kind] for kind in kinds)]
+    values += [told["precision"], told["people_invalidated"]]
+    return ["none" if value is None else f"{value:.3f}" for value in values]
+
+
+def _report_simulated(path: Path, fields: dict[str, Any], tables: list[Table]) -> None:
+    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+
+    pictures = []
+    for run in fields["runs"]:
+        models = run["models"]
+        kinds = list(models["network"]["recall_by_kind"])
+        bars = {name: [told["recall_by_kind"][kind] or 0.0 for kind in kinds] for name, told in models.items()}
+        pictures.append(evaluation_report.bar_picture(f"Seed {run['seed']}", kinds, bars))
+    evaluation_report.write(path, evaluation_report.of_simulation(fields, tables, pictures))

@@ -1,0 +1,145 @@
+"""`clickledger model evaluate`: small simulated files, and the real clicks where they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from commands import Answer
+
+from clickledger.console import cli
+from clickledger.scoring import model_comparison, training, tuning
+from clickledger.scoring.pseudonyms import Pseudonyms
+from clickledger.scoring.simulation import SimulationConfig, simulate
+
+SHARED_DATA = Path(
+    os.environ.get("CLICKLEDGER_SHARED_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
+)
+REAL = SHARED_DATA / "talkingdata_20171107_1131.csv"
+HOUR_MS = 3_600_000
+CONFIG = training.TrainingConfig(epochs_max=4, l2=1e-3)
+FAST = replace(CONFIG, learning_rate=1e-2)
+MODELS = ["network", "logistic_regression", "velocity"]
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]  # a function of any words
+    """Runs the command with one candidate for each kind that learns, without any home or server."""
+    every = tuning.candidates()
+    short = {
+        "network": (tuning.Candidate({}, lambda part, seed: training.train_network(part, CONFIG, seed)),),
+        "logistic_regression": (
+            tuning.Candidate({}, lambda part, seed: training.train_logistic_regression(part, FAST, seed)),
+        ),
+        "velocity": every["velocity"],
+    }
+    monkeypatch.setattr(tuning, "candidates", lambda: short)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*words: object) -> Answer:
+        capfd.readouterr()
+        return Answer(cli.run(["model", "evaluate", *map(str, words), "--json"]), *capfd.readouterr())
+
+    return run
+
+
+def written(folder: Path, name: str, seed: int, start_ms: int) -> tuple[Path, Path]:
+    """A file of simulated clicks, and one of what they led to."""
+    config = SimulationConfig(clicks=5_000, start_ms=start_ms, duration_hours=24, seed=seed)
+    traffic, _ = simulate(config)
+    clicks, outcomes = folder / f"{name}.ndjson", folder / f"{name}.outcomes.ndjson"
+    traffic.write_ndjson(clicks)
+    made = traffic.to_clicks(Pseudonyms(bytes(32)))
+    external = {click.click_id: click.external_id for click in made}
+    with outcomes.open("w") as file:
+        for outcome in traffic.to_outcomes(made):
+            row = {"click_id": external[outcome.click_id], "occurred_at": outcome.occurred_at_ms}
+            file.write(json.dumps({**row, "value_micros": outcome.value_micros}) + "\n")
+    return clicks, outcomes
+
+
+START_MS = 1_759_104_000_000
+
+
+def test_one_file_is_cut_in_time_and_every_model_told_with_its_intervals(evaluate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    clicks, outcomes = written(tmp_path, "day", 1, START_MS)
+    page = tmp_path / "page.html"
+    answer = evaluate("--clicks", clicks, "--outcomes", outcomes, "--draws", 30, "--seeds", 2, "--report", page)
+    assert answer.code == 0, answer.said
+    told = answer.fields
+    assert list(told["models"]) == MODELS
+    assert told["train"]["to_ms"] < told["border_ms"] == told["test"]["from_ms"] and told["in_time_order"]
+    assert told["train"]["rows"] + told["test"]["rows"] == told["files"][0]["clicks"] == 5_000
+    for model in told["models"].values():
+        assert model["auc_interval"][0] <= model["auc"] <= model["auc_interval"][1]
+        assert list(model["ivr_at_fpr"]) == list(model["ivr_at_fpr_interval"]) == ["0.01", "0.02", "0.05"]
+    assert told["labels"] == model_comparison.LABELS and told["bootstrap"]["resampled"] == "user"
+    text = page.read_text()
+    assert "<svg" in text and "day.ndjson (5,000 clicks)" in text
+    loads = {found for found in re.findall(r"(?:src|href)=[\"']([^\"']*)", text) if not found.startswith("#")}
+    assert not loads, "the page reads nothing from elsewhere"
+    assert "network - logistic_regression" in answer.said and "next: clickledger model train" in answer.said
+
+
+def test_two_files_are_counted_apart(evaluate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    first, bought = written(tmp_path, "first", 1, START_MS)
+    later, bought_later = written(tmp_path, "later", 2, START_MS + 27 * HOUR_MS)
+    files = ("--train", first, "--test", later, "--outcomes", bought, "--outcomes", bought_later)
+    answer = evaluate(*files, "--draws", 20, "--seeds", 1)
+    assert answer.code == 0, answer.said
+    assert [source["clicks"] for source in answer.fields["files"]] == [5_000, 5_000]
+    assert answer.fields["files"][0]["outcomes_of_other_clicks"] > 0
+    swapped = evaluate("--train", later, "--test", first, *files[4:], "--draws", 20, "--seeds", 1)
+    assert not swapped.fields["in_time_order"] and "begins before the training part ends" in swapped.said
+
+
+def test_simulated_clicks_are_told_by_kind_of_robot(evaluate) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    answer = evaluate("--simulated", 6_000, "--days", 3, "--seeds", 2, "--report", "page.html")
+    assert answer.code == 0, answer.said
+    assert [run["seed"] for run in answer.fields["runs"]] == [1, 2]
+    assert "botnet" in answer.fields["runs"][0]["models"]["network"]["recall_by_kind"]
+    assert "click_farm" in answer.said and Path("page.html").read_text().count("<svg") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected one of --clicks, --train/--test, --simulated, got none"),
+        (("--train", "a"), "expected --test FILE beside --train, got nothing"),
+        (("--clicks", "nowhere.csv"), "clicks file nowhere.csv: expected a readable file, got: No such file"),
+        (("--simulated", "10"), "simulation: clicks: expected 1000 to"),
+        (("--train", "a", "--test", "b", "--test-share", "0.3"), "test share: expected none with two files, got 0.3"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(evaluate, words: tuple[str, ...], message: str) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    answer = evaluate(*words)
+    assert answer.code == 2 and message in answer.said and not answer.out
+
+
+def test_clicks_without_outcomes_and_bad_rows_name_file_and_line(evaluate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    clicks, _ = written(tmp_path, "day", 1, START_MS)
+    with clicks.open("a") as file:
+        file.write("no click\n")
+    answer = evaluate("--clicks", clicks)
+    assert answer.code == 2
+    assert f"{clicks}: line 5001: row: expected one JSON object" in answer.said
+    assert "got 5000 clicks without; name them with --outcomes FILE" in answer.said
+
+
+def test_on_real_clicks_the_network_is_above_the_velocity_rule(evaluate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    if not REAL.exists():
+        pytest.skip(f"no real clicks at {REAL}; name their folder in CLICKLEDGER_SHARED_DATA")
+    some = tmp_path / "some.csv"
+    with REAL.open("rb") as file:
+        some.write_bytes(b"".join(islice(file, 50_001)))  # a random half: the file is not sorted
+    answer = evaluate("--clicks", some, "--format", "talkingdata", "--draws", 20, "--seeds", 1)
+    assert answer.code == 0, answer.said
+    source, models = answer.fields["files"][0], answer.fields["models"]
+    assert source["rows"] == 50_000 == source["clicks"] + source["repeats"]
+    assert models["network"]["auc"] > models["velocity"]["auc"]  # .83 and .75 on the whole file
