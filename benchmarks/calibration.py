@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from clickledger.errors import Refused
 from clickledger.scoring import (
     allocation,
     calibration,
+    convex,
     curves,
     feature_replay,
     feature_spec,
@@ -33,13 +35,14 @@ from clickledger.scoring import (
     simulation,
     training,
 )
+from clickledger.scoring.allocation import CalibrationConfig
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.judged import Judged
 from clickledger.scoring.simulation_world import DEVICE_KIND, KINDS
 
 START_MS = int(datetime(2026, 10, 1, tzinfo=UTC).timestamp()) * 1000
 FPR_MAX = 0.01
-PEOPLE_MIN = 200  # of a slice, for its share of invalidated people to mean anything
+PURCHASES_MIN = 30  # of a slice, for its FPR to mean anything
 Flags = npt.NDArray[np.bool_]
 
 
@@ -49,16 +52,6 @@ class Traffic:
 
     dataset: Dataset
     robot: Flags  # (n,)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where the stretches begin and end, in hours of the run; labels are known as of `known_h`."""
-
-    train_h: float
-    calibrate_h: float
-    judge_h: float  # from here
-    known_h: float
 
 
 def draw(clicks: int, hours: float, seed: int, known_h: float) -> Traffic:
@@ -124,7 +117,7 @@ def judge(clicks: Judged, robot: Flags, thresholds: dict[str, float]) -> dict[st
 def _rates(invalid: Flags, clicks: Judged, robot: Flags) -> dict[str, Any]:
     return {
         "ivr": curves.invalidation_rate(invalid),
-        "fpr": curves.share_of(invalid, clicks.purchased),
+        "fpr": curves.share_of(invalid, clicks.purchased) if clicks.purchases >= PURCHASES_MIN else None,
         "purchases": clicks.purchases,
         "people": curves.share_of(invalid, ~robot),
         "recall": curves.share_of(invalid, robot),
@@ -140,33 +133,36 @@ def _robots_among_hot(clicks: Judged, robot: Flags) -> bool:
 def worst(rates: dict[str, Any], figure: str) -> float:
     """The worst slice's figure: the highest of FPR and of people lost, the lowest coverage."""
     values = [rate[figure] for name, rate in rates.items() if "/" in name and rate[figure] is not None]
+    if not values:
+        return float("nan")
     return min(values) if figure == "coverage" else max(values)
 
 
-def candidates(clicks: Judged, fpr_max: float, config: allocation.CalibrationConfig) -> dict[str, dict[str, float]]:
-    """Thresholds by name: what is shipped, each form, the global one with and without margin, and the way before."""
-    groups = calibration._groups(clicks, config)
-    plain = allocation.budget(fpr_max, clicks.purchases, 0.0)
-    within = allocation.budget(fpr_max, clicks.purchases, config.overshoot_z)
+def candidates(clicks: Judged, fpr_max: float, config: CalibrationConfig) -> dict[str, dict[str, float]]:
+    """Thresholds by name: each slice at the budget, one for all, that with margin and caps, both forms, what ships."""
     free = replace(config, fpr_slice_max=1.0)
-    made = {"before": _equal(clicks, fpr_max), "global": allocation.everywhere(clicks, plain, free).thresholds}
-    made["with margin"] = allocation.everywhere(clicks, within, free).thresholds
-    made["with ceilings"] = allocation.everywhere(clicks, within, config).thresholds
-    for form in ("quadratic", "hull"):
+    within = allocation.budget(fpr_max, clicks.purchases, config.overshoot_z)
+    made = {
+        "each slice at the budget": _equal(clicks, fpr_max),
+        "global": allocation.everywhere(clicks, allocation.budget(fpr_max, clicks.purchases, 0.0), free).thresholds,
+        "global, margin": allocation.everywhere(clicks, within, free).thresholds,
+        "global, margin, caps": allocation.everywhere(clicks, within, config).thresholds,
+    }
+    groups = calibration.groups_of(clicks, config)
+    for form in convex.FORMS if len(groups) > 1 else ():
         try:
-            made[form] = allocation.by_slice(clicks, groups, within, form, config).thresholds  # type: ignore[arg-type]
+            made[form] = allocation.by_slice(clicks, groups, within, form, config).thresholds
         except Refused as error:
             print(f"    {form}: {error}", file=sys.stderr)
     shipped = calibration.of_clicks(clicks, fpr_max, config)
     print(f"    shipped: {shipped.metadata['form']}: {shipped.metadata['why']}", file=sys.stderr)
     for name, figures in shipped.metadata["contest"].get("candidates", {}).items():
-        print(f"      {name}: {figures.get('out') or figures['failed']}", file=sys.stderr)
-    print(f"      {shipped.metadata['allocation']}", file=sys.stderr)
+        print(f"      {name}: {figures.get('out') or figures['failed'] or 'held'}", file=sys.stderr)
     return made | {"shipped": shipped.thresholds}
 
 
 def _equal(clicks: Judged, fpr_max: float) -> dict[str, float]:
-    """What there was before: each slice with enough purchases at the budget's FPR."""
+    """What a form by slice has to be better than as well: each slice with enough purchases at the budget's FPR."""
     thresholds = {"*": calibration.threshold_within(clicks.score, clicks.purchased, fpr_max)}
     for name in np.unique(clicks.slice).tolist():
         own = clicks.in_slices({name})
@@ -181,7 +177,9 @@ def moved(clicks: Judged, fpr: float) -> dict[str, float]:
     return {"*": curve.threshold_at(round(fpr * curve.purchases))}
 
 
-def measure(clicks: int, days: tuple[float, float, float, float], seed: int, kind: str, config: Any) -> dict[str, Any]:
+def measure(
+    clicks: int, days: tuple[float, float, float, float], seed: int, kind: str, config: CalibrationConfig
+) -> dict[str, Any]:
     """One seed: the rates of each candidate on the last part, each with its global rival at the same realised FPR."""
     train_d, calibrate_d, gap_d, _ = days
     hours = 24 * sum(days)
@@ -206,25 +204,31 @@ def measure(clicks: int, days: tuple[float, float, float, float], seed: int, kin
     return answer
 
 
-def _judged(model: Any, told: Dataset, config: Any) -> Judged:
+def _judged(model: Any, told: Dataset, config: CalibrationConfig) -> Judged:
     hot = judged.hot(told.features, config.session_clicks_max)
     return Judged(model.score(told.features), told.purchased, hot, told.slice, told.event_time_ms)
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "FPR": lambda rates: rates["all"]["fpr"],
+    "FPR in": lambda rates: rates["in"]["fpr"],
+    "FPR out": lambda rates: rates["out"]["fpr"],
+    "people": lambda rates: rates["all"]["people"],
+    "IVR": lambda rates: rates["all"]["ivr"],
+    "recall": lambda rates: rates["all"]["recall"],
+    "worst FPR": lambda rates: worst(rates, "fpr"),
+    "worst people": lambda rates: worst(rates, "people"),
+    "worst coverage": lambda rates: worst(rates, "coverage"),
+}
 
 
 def show(seed: int, answer: dict[str, Any]) -> None:
     """One table a seed: each candidate, and behind a bar the global threshold at the same realised FPR."""
     title = f"seed {seed}: {answer['calibration_purchases']} purchases calibrated on, {answer['later_purchases']} later"
-    names = ("FPR", "FPR in", "FPR out", "people", "IVR", "recall", "worst FPR", "worst people", "worst coverage")
-    table = Table("calibration", *names, title=title)
+    table = Table("calibration", *COLUMNS, title=title)
     for name, sides in answer["by"].items():
         mine, other = sides["rates"], sides["rival"]
-        cells = []
-        for pick in (
-            lambda r: r["all"]["fpr"], lambda r: r["in"]["fpr"], lambda r: r["out"]["fpr"], lambda r: r["all"]["people"],
-            lambda r: r["all"]["ivr"], lambda r: r["all"]["recall"], lambda r: worst(r, "fpr"),
-            lambda r: worst(r, "people"), lambda r: worst(r, "coverage"),
-        ):  # fmt: skip
-            cells.append(f"{pick(mine):.4f} | {pick(other):.4f}")
+        cells = [f"{pick(mine):.4f} | {pick(other):.4f}" for pick in COLUMNS.values()]
         table.add_row(name, *cells)
     Console(width=200).print(table)
 

@@ -31,9 +31,10 @@ class CalibrationConfig:
     slice_purchases_min: int = 300  # at a budget of 1% three purchases: below, a threshold rests on one or two clicks
     overshoot_z: float = 1.28  # standard deviations kept from the budget: the 90% quantile
     fpr_slice_max: float = 0.05  # no slice's and no login status's FPR above this (or the budget, if that is larger),
-    ceiling_purchases_min: int = 60  # if it has so many purchases: at a budget of 1% three of them
+    ceiling_purchases_min: int = 60  # if it has so many purchases: a ceiling rests on three of them
     coverage_min: float = 0.3  # of a slice's hot clicks
     hot_clicks_min: int = 100  # a slice with fewer has shown no robots
+    hot_share_factor: float = 2.0  # and so has one whose share of hot clicks is below this many times people's
     floors_factor_min: float = 0.5  # floors scaled below this are none
     session_clicks_max: int = judged.SESSION_CLICKS_MAX
     held_out_share: float = 0.4  # the last clicks in time
@@ -82,28 +83,35 @@ def budget(fpr_max: float, purchases: int, overshoot_z: float) -> Budget:
 
 
 def everywhere(clicks: Judged, within: Budget, config: CalibrationConfig) -> Allocation:
-    """One threshold for all clicks, as low as the budget and the ceiling of every slice and login status allow."""
-    most = ceiling(clicks, within.ceiling_of(config), config)
-    allowed = min(within.allowed, most)
-    threshold = curves.curve(clicks).threshold_at(allowed)
-    return Allocation(
-        {decide.ANY_SLICE: threshold}, {"budget": within.as_json(), "ceiling": most, "purchases_lost_at_most": allowed}
-    )
+    """One threshold for all clicks, but for slices that would lose more than their ceiling: theirs are higher."""
+    thresholds = capped(clicks, within.allowed, within.ceiling_of(config), config)
+    return Allocation(thresholds, {"budget": within.as_json(), "capped": sorted(set(thresholds) - {decide.ANY_SLICE})})
 
 
-def ceiling(clicks: Judged, fpr_max: float, config: CalibrationConfig) -> int:
-    """The most purchases that one threshold may lose so that no part of the clicks loses more than a share of its own.
+def capped(clicks: Judged, allowed: int, fpr_slice_max: float, config: CalibrationConfig) -> dict[str, float]:
+    """The lowest threshold that loses at most so many purchases, and that of each slice whose ceiling is stricter."""
+    limits = caps(clicks, fpr_slice_max, config)
+    reached = np.sort(clicks.score[clicks.invalid(limits) & clicks.purchased])[::-1]
+    lowest = np.nextafter(reached[allowed], np.float32(np.inf)) if len(reached) > allowed else min(limits.values())
+    threshold = float(lowest)
+    return {decide.ANY_SLICE: threshold} | {name: limit for name, limit in limits.items() if limit > threshold}
 
-    Purchases of people who are not logged in are few: by the overall FPR alone they would be sacrificed. A ceiling
-    only ever spares people, so it may rest on fewer purchases than a threshold.
+
+def caps(clicks: Judged, fpr_slice_max: float, config: CalibrationConfig) -> dict[str, float]:
+    """The lowest threshold of each slice under which it loses at most a share of its own purchases.
+
+    A slice with too few purchases has the cap of its login status, or of all clicks. Purchases of people who are not
+    logged in are few: by the overall FPR alone they would be sacrificed. A cap only ever spares people, so it may rest
+    on fewer purchases than a threshold.
     """
-    limits = [_limit(part, fpr_max) for part in parts(clicks, config).values()]
-    lost = int(np.count_nonzero(clicks.score[clicks.purchased] >= max(limits)))
-    return min(lost, clicks.purchases - 1)
+    limits = {name: _limit(part, fpr_slice_max) for name, part in parts(clicks, config).items()}
+    everyone = limits[slice_groups.ROOT]
+    names = np.unique(clicks.slice).tolist()
+    return {name: limits.get(name, limits.get(slice_groups.parent_of(name), everyone)) for name in names}
 
 
 def parts(clicks: Judged, config: CalibrationConfig) -> dict[str, Judged]:
-    """What a ceiling protects: all of the clicks, and each slice and login status with enough purchases."""
+    """What a ceiling protects: each slice and login status with enough purchases, and all of the clicks."""
     names = np.unique(clicks.slice).tolist()
     pools = {
         parent: {n for n in names if slice_groups.parent_of(n) == parent}
@@ -122,14 +130,16 @@ def by_slice(clicks: Judged, groups: Groups, within: Budget, form: Form, config:
     """
     names = list(groups)
     of = [curves.curve(clicks.in_slices(set(groups[name]))) for name in names]
-    upper = _upper(clicks, groups, within, config)
+    upper = _upper(of, within.ceiling_of(config))
     wanted = floors(of, upper, hot_among_people(clicks, config), config)
     lower, factor = scaled(dict(zip(names, wanted.tolist(), strict=True)), within, config)
     problem = convex.Problem(of, lower, upper, within.allowed)
     counts = convex.solve(problem, form)
     thresholds = everywhere(clicks, within, config).thresholds
+    limits = caps(clicks, within.ceiling_of(config), config)
     for name, curve, allowed in zip(names, of, counts.tolist(), strict=True):
-        thresholds |= dict.fromkeys(groups[name], curve.threshold_at(allowed))
+        own = curve.threshold_at(allowed)
+        thresholds |= {slice_: max(own, limits[slice_]) for slice_ in groups[name]}
     columns = zip(names, of, wanted.tolist(), lower.tolist(), upper.tolist(), counts.tolist(), strict=True)
     metadata = {
         "budget": within.as_json(),
@@ -142,16 +152,17 @@ def by_slice(clicks: Judged, groups: Groups, within: Budget, form: Form, config:
 def check_floors(clicks: Judged, groups: Groups, within: Budget, config: CalibrationConfig) -> None:
     """Raise Refused naming the groups if a budget cannot hold the coverage floors, scaled or not."""
     of = [curves.curve(clicks.in_slices(set(slices))) for slices in groups.values()]
-    wanted = floors(of, _upper(clicks, groups, within, config), hot_among_people(clicks, config), config)
+    wanted = floors(of, _upper(of, within.ceiling_of(config)), hot_among_people(clicks, config), config)
     scaled(dict(zip(groups, wanted.tolist(), strict=True)), within, config)
 
 
 def hot_among_people(clicks: Judged, config: CalibrationConfig) -> float:
-    """The share of hot clicks that people explain: at most that among purchasing clicks, at the end of its interval.
+    """The share of hot clicks that people explain: some times that among purchasing clicks, its interval's upper end.
 
     Without this a slice of nobody but people would be held to invalidate its busiest ones.
     """
-    return curves.interval(int(np.count_nonzero(clicks.hot & clicks.purchased)), clicks.purchases, config.confidence)[1]
+    hot_purchases = int(np.count_nonzero(clicks.hot & clicks.purchased))
+    return config.hot_share_factor * curves.interval(hot_purchases, clicks.purchases, config.confidence)[1]
 
 
 def floors(of: Sequence[Curve], upper: Ints, hot_share_max: float, config: CalibrationConfig) -> Ints:
@@ -184,10 +195,9 @@ def _floor(curve: Curve, most: int, hot_share_max: float, config: CalibrationCon
     return min(int(np.searchsorted(coverage, config.coverage_min)), most)
 
 
-def _upper(clicks: Judged, groups: Groups, within: Budget, config: CalibrationConfig) -> Ints:
-    """U (groups,): each group's ceiling in whole purchases."""
-    share = within.ceiling_of(config)
-    return np.array([ceiling(clicks.in_slices(set(own)), share, config) for own in groups.values()], dtype=np.int64)
+def _upper(of: Sequence[Curve], fpr_slice_max: float) -> Ints:
+    """U (groups,): whole purchases within the ceiling, and never all of them."""
+    return np.array([min(int(Fraction(fpr_slice_max) * c.purchases), c.purchases - 1) for c in of], dtype=np.int64)
 
 
 def _limit(part: Judged, fpr_max: float) -> float:

@@ -69,7 +69,7 @@ def of_clicks(clicks: Judged, fpr_max: float | None, config: CalibrationConfig =
     share = knee.fpr if fpr_max is None else fpr_max
     if not 0.0 <= share < 1.0:
         raise InvalidInput(f"fpr_max: expected a share from 0 to below 1, got {share}")
-    groups = _groups(clicks, config)
+    groups = groups_of(clicks, config)
     held = contest.hold(clicks, groups, share, config)
     made, winner, why = _made(clicks, groups, share, held, config)
     _check(clicks, made, share)
@@ -89,6 +89,14 @@ def of_clicks(clicks: Judged, fpr_max: float | None, config: CalibrationConfig =
             "slices": told,
         },
     )
+
+
+def groups_of(clicks: Judged, config: CalibrationConfig = DEFAULT_CONFIG) -> Groups:
+    """Which slices share a threshold, by their purchases among these clicks."""
+    names, index = np.unique(clicks.slice, return_inverse=True)
+    purchases = np.bincount(index, weights=clicks.purchased, minlength=len(names)).astype(np.int64)
+    counted = dict(zip(names.tolist(), purchases.tolist(), strict=True))
+    return slice_groups.groups(counted, config.slice_purchases_min)
 
 
 def threshold_within(scores: Scores, purchased: Flags, fpr_max: float) -> float:
@@ -112,13 +120,6 @@ def rates(
     invalid = scores >= limits[index]
     by_slice = {str(name): _rates(invalid[index == i], purchased[index == i]) for i, name in enumerate(names)}
     return {decide.ANY_SLICE: _rates(invalid, purchased), **by_slice}
-
-
-def _groups(clicks: Judged, config: CalibrationConfig) -> Groups:
-    names, index = np.unique(clicks.slice, return_inverse=True)
-    purchases = np.bincount(index, weights=clicks.purchased, minlength=len(names)).astype(np.int64)
-    counted = dict(zip(names.tolist(), purchases.tolist(), strict=True))
-    return slice_groups.groups(counted, config.slice_purchases_min)
 
 
 def _made(

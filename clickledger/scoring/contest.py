@@ -150,8 +150,7 @@ def _winner(figures: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
 
 def _ivr_of_rival(later: Judged, wrongly: int, fpr_worst: float, config: CalibrationConfig) -> float:
     """IVR of the global threshold that loses so many of the held-out purchases and in no part more than a share."""
-    allowed = min(wrongly, allocation.ceiling(later, fpr_worst, config))
-    return float(curves.curve(later).ivr[allowed])
+    return curves.invalidation_rate(later.invalid(allocation.capped(later, wrongly, fpr_worst, config)))
 
 
 def _worst(later: Judged, made: Allocation, config: CalibrationConfig) -> float:

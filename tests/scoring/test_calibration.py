@@ -162,8 +162,35 @@ def test_the_global_threshold_ships_where_every_slice_is_thin() -> None:
 def test_without_times_there_is_no_held_out_fold_and_so_no_contest() -> None:
     clicks = draw(5, 40_000, shift=2.5)
     made = calibration.calibrate(clicks.score, clicks.purchased, clicks.slice.tolist(), 0.02)
-    assert set(made.thresholds) == {"*"}
+    assert made.metadata["form"] == "global"
     assert "no purchase in app/in among the earlier clicks" in made.metadata["why"]
+
+
+def test_a_slice_that_one_threshold_would_sacrifice_is_capped_and_no_other_pays_for_it() -> None:
+    clicks = draw(6, 40_000, shift=2.5)
+    within = allocation.budget(0.02, clicks.purchases, 0.0)
+    made = allocation.everywhere(clicks, within, DEFAULT_CONFIG)
+    free = allocation.everywhere(clicks, within, replace(DEFAULT_CONFIG, fpr_slice_max=1.0))
+    assert set(free.thresholds) == {"*"}
+    assert set(made.thresholds) == {"*", "app/out", "web/out"} and made.thresholds["*"] <= free.thresholds["*"]
+    for name in ("app/out", "web/out"):
+        own = clicks.in_slices({name})
+        lost = {
+            key: own.invalid(each.thresholds)[own.purchased].mean() for key, each in (("made", made), ("free", free))
+        }
+        assert lost["made"] <= 0.05 < lost["free"]
+    assert np.count_nonzero(clicks.invalid(made.thresholds) & clicks.purchased) == within.allowed
+
+
+def test_a_thin_slice_has_the_cap_of_its_login_status() -> None:
+    clicks = draw(7, 20_000)
+    thin = clicks.where((clicks.slice != "app/out") | (np.cumsum(clicks.slice == "app/out") <= 50))
+    limits = allocation.caps(thin, 0.05, DEFAULT_CONFIG)
+    pool = thin.in_slices({"app/out", "web/out"})
+    assert (
+        limits["app/out"]
+        == allocation.caps(replace(pool, slice=np.full(len(pool), "x/out")), 0.05, DEFAULT_CONFIG)["x/out"]
+    )
 
 
 def test_without_a_budget_it_is_the_fpr_at_the_knee() -> None:
