@@ -31,7 +31,7 @@ class CalibrationConfig:
     slice_purchases_min: int = 300  # at a budget of 1% three purchases: below, a threshold rests on one or two clicks
     overshoot_z: float = 1.28  # standard deviations kept from the budget: the 90% quantile
     fpr_slice_max: float = 0.05  # no slice's and no login status's FPR above this (or the budget, if that is larger),
-    ceiling_purchases_min: int = 60  # if it has so many purchases: a ceiling rests on three of them
+    ceiling_purchases_min: int = 20  # if it has so many purchases: one of them
     coverage_min: float = 0.3  # of a slice's hot clicks
     hot_clicks_min: int = 100  # a slice with fewer has shown no robots
     hot_share_factor: float = 2.0  # and so has one whose share of hot clicks is below this many times people's

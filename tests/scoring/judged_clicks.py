@@ -14,7 +14,7 @@ def draw(
 ) -> Judged:
     """`rows` clicks over four slices whose people and robots are told apart alike.
 
-    By `shift` the scores of who is not logged in lie higher, so that one threshold does not do for all.
+    By `shift` the scores of who is not logged in lie elsewhere, so that one threshold does not do for all.
     """
     random = np.random.default_rng(seed)
     slices = random.choice(SLICES, rows, p=[0.4, 0.15, 0.25, 0.2])

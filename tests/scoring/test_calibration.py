@@ -142,7 +142,7 @@ def test_floors_that_would_be_halved_are_refused_by_name() -> None:
 
 
 def test_slices_with_enough_purchases_get_thresholds_of_their_own_and_others_the_fallback() -> None:
-    made = calibration.of_clicks(draw(5, 40_000, shift=2.5), 0.02)
+    made = calibration.of_clicks(draw(5, 40_000, shift=-2.5), 0.02)
     assert made.metadata["form"] in convex.FORMS
     assert set(made.thresholds) == {"*", "app/in", "app/out", "web/in", "web/out"}
     assert len(set(made.thresholds.values())) > 3
@@ -160,7 +160,7 @@ def test_the_global_threshold_ships_where_every_slice_is_thin() -> None:
 
 
 def test_without_times_there_is_no_held_out_fold_and_so_no_contest() -> None:
-    clicks = draw(5, 40_000, shift=2.5)
+    clicks = draw(5, 40_000, shift=-2.5)
     made = calibration.calibrate(clicks.score, clicks.purchased, clicks.slice.tolist(), 0.02)
     assert made.metadata["form"] == "global"
     assert "no purchase in app/in among the earlier clicks" in made.metadata["why"]
@@ -194,7 +194,7 @@ def test_a_thin_slice_has_the_cap_of_its_login_status() -> None:
 
 
 def test_without_a_budget_it_is_the_fpr_at_the_knee() -> None:
-    made = calibration.of_clicks(draw(5, 40_000, shift=2.5), None)
+    made = calibration.of_clicks(draw(5, 40_000, shift=-2.5), None)
     assert made.metadata["fpr_max"] == made.metadata["knee"]["fpr"]
     assert made.metadata["fpr_max_from"] == "knee"
 
