@@ -3,8 +3,8 @@
 Candidates realise different FPRs there, so each is measured against the same yardstick at its own: the global threshold
 that hindsight would have set on the held-out clicks, to lose as many purchases, but in no slice a larger share than the
 ceiling or than the candidate's worst. So nobody gains by losing more people, neither overall nor among the few who are
-not logged in. A form wins if it passes its checks and lies closer to its yardstick than the global threshold to its
-own; otherwise the global threshold ships.
+not logged in. A form wins if it passes its checks, lies closer to its yardstick than the global threshold to its own,
+and covers the robots of the worst slice as well; otherwise the global threshold ships.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def _judge(
         "fpr_worst": lost,
         "fpr_interval": list(curves.interval(wrongly, later.purchases, config.confidence)),
         "coverage": curves.share_of(after, later.hot),
+        "coverage_worst": _worst_coverage(made, later, config),
         "groups": by_group,
     }
     return figures | {"failed": _failed(figures, within.fpr_max, config)}
@@ -145,10 +146,21 @@ def _winner(figures: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
         return GLOBAL, "no form by slice passed its checks on the held-out clicks"
     best = max(gains, key=lambda form: gains[form])
     to_beat = figures[GLOBAL]["ivr"] - figures[GLOBAL]["ivr_in_hindsight"]
+    least, got = figures[GLOBAL]["coverage_worst"], figures[best]["coverage_worst"]
+    if got < least:
+        return GLOBAL, f"worst coverage of a slice on held-out clicks: {best} {got:.4f}, global {least:.4f}"
     said = (
         f"IVR on held-out clicks, against hindsight at the same FPR: {best} {gains[best]:+.4f}, global {to_beat:+.4f}"
     )
     return (best, said) if gains[best] > to_beat else (GLOBAL, said)
+
+
+def _worst_coverage(made: Allocation, later: Judged, config: CalibrationConfig) -> float:
+    """The lowest coverage of a slice that has shown robots; 1 where none has."""
+    explained = allocation.hot_among_people(later, config)
+    slices = [later.in_slices({name}) for name in np.unique(later.slice).tolist()]
+    crowded = [own for own in slices if own.hot.sum() >= max(config.hot_clicks_min, explained * len(own))]
+    return min((curves.share_of(own.invalid(made.thresholds), own.hot) or 0.0 for own in crowded), default=1.0)
 
 
 def _ivr_in_hindsight(later: Judged, wrongly: int, fpr_worst: float, config: CalibrationConfig) -> float:

@@ -64,10 +64,16 @@ def test_a_form_that_loses_too_many_people_later_is_out(healthy: Judged) -> None
 def test_a_form_whose_ivr_changes_too_much_is_out(healthy: Judged) -> None:
     earlier, _ = healthy.split(CONFIG.held_out_share)
     later = healthy.event_time_ms > earlier.event_time_ms.max()
-    quiet = healthy.where(~later | (healthy.score < 1.5))  # the robots stay away
+    quiet = healthy.where(~later | ~healthy.hot & (healthy.score < -1))  # the robots stay away
     held = contest.hold(quiet, GROUPS, 0.02, CONFIG)
     assert held.winner == "global"
     assert any("IVR: expected" in line for line in held.metadata["candidates"]["hull"]["failed"])
+
+
+def test_a_form_that_covers_a_slice_worse_does_not_ship(healthy: Judged) -> None:
+    held = contest.hold(healthy, GROUPS, 0.02, CONFIG)
+    won = held.metadata["candidates"][held.winner]
+    assert won["coverage_worst"] >= held.metadata["candidates"]["global"]["coverage_worst"]
 
 
 def test_no_contest_without_slices_to_tell_apart(healthy: Judged) -> None:
