@@ -209,7 +209,7 @@ def _judged(model: Any, told: Dataset, config: CalibrationConfig) -> Judged:
     return Judged(model.score(told.features), told.purchased, hot, told.slice, told.event_time_ms)
 
 
-COLUMNS: dict[str, Callable[[dict[str, Any]], float]] = {
+COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "FPR": lambda rates: rates["all"]["fpr"],
     "FPR in": lambda rates: rates["in"]["fpr"],
     "FPR out": lambda rates: rates["out"]["fpr"],
@@ -228,9 +228,13 @@ def show(seed: int, answer: dict[str, Any]) -> None:
     table = Table("calibration", *COLUMNS, title=title)
     for name, sides in answer["by"].items():
         mine, other = sides["rates"], sides["rival"]
-        cells = [f"{pick(mine):.4f} | {pick(other):.4f}" for pick in COLUMNS.values()]
+        cells = [f"{_shown(pick(mine))} | {_shown(pick(other))}" for pick in COLUMNS.values()]
         table.add_row(name, *cells)
     Console(width=200).print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def main() -> int:
