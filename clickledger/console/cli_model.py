@@ -40,13 +40,20 @@ def train(
     overridden: Annotated[
         int | None, typer.Option(help="Train on the refused set that the override at this position lets pass.")
     ] = None,
+    at_knee: Annotated[bool, typer.Option("--at-knee", help="Budget: the FPR at the knee of the curve.")] = False,
+    coverage_min: Annotated[float, typer.Option(help="Least share of crowded sessions' clicks, by slice.")] = 0.3,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "training by hand",
     actor: ActorOption = "cli",
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train and calibrate a model on everything the ledger holds; it is registered, not deployed."""
-    from clickledger.scoring import guardrails, labels, learn  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.scoring import (  # noqa: PLC0415 - loads torch, which others need not pay
+        allocation,
+        guardrails,
+        labels,
+        learn,
+    )
 
     rules = labels.DAILY if guarded else labels.AS_RECORDED
     guarding = guardrails.Guarding(overridden=overridden) if guarded or overridden is not None else None
@@ -54,7 +61,14 @@ def train(
     settings = services.attach(load(folder))
     with _connected(settings, Role.REPLAYER) as conn, output.progress(f"training a {kind}"):
         learned = learn.learn(
-            conn, actor=actor, reason=reason, kind=kind, fpr_max=fpr_max, rules=rules, guarding=guarding
+            conn,
+            actor=actor,
+            reason=reason,
+            kind=kind,
+            fpr_max=None if at_knee else fpr_max,
+            config=allocation.CalibrationConfig(coverage_min=coverage_min),
+            rules=rules,
+            guarding=guarding,
         )
     output.say(
         f"model {learned.model_version} with calibration {learned.calibration_version}, "

@@ -1,36 +1,37 @@
 """From scores to thresholds: as many clicks invalidated as a budget of wrongly invalidated purchases allows.
 
 Invariants, on the clicks a calibration was made with:
-- over all of them and within every slice with a threshold of its own, FPR (invalidated purchasing clicks / purchasing
-  clicks) is at most the budget: purchases are counted in whole numbers and ties with the last one allowed stay valid;
-- every threshold is a finite float32 value, so that what is stored compares as what was computed.
+- over all of them FPR (invalidated purchasing clicks / purchasing clicks) is at most the budget: purchases are counted
+  in whole numbers and ties with the last one allowed stay valid;
+- every threshold is a finite float32 value, so that what is stored compares as what was computed;
+- the order of the clicks has no influence, and no outcome of a solver can invalidate everything.
 
-Slices with too few purchases share the threshold of "*", which unknown slices get as well: the global one, or a
-stricter one where the budget left over by the slices with their own would not cover these.
+How: slices with few purchases are merged (`slice_groups`), the budget is divided between the groups by a convex
+programme in two forms (`convex`, `allocation`), both compete with one global threshold on held-out later clicks
+(`contest`), and the winner is made again from all clicks. All that was decided, and why, is in the metadata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clickledger.errors import InvalidInput, Refused
-from clickledger.scoring import decide
+from clickledger.errors import InvalidInput, InvariantBroken, Refused
+from clickledger.scoring import allocation, contest, convex, curves, decide, slice_groups
+from clickledger.scoring.allocation import DEFAULT_CONFIG, Allocation, CalibrationConfig, Groups
+from clickledger.scoring.judged import Flags, Judged, Scores
 
-SLICE_PURCHASES_MIN = 300  # at a budget of 1% three purchases: below, a threshold would rest on one or two clicks
-
-Scores = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
+SLICE_PURCHASES_MIN = DEFAULT_CONFIG.slice_purchases_min
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds by slice, "*" among them, and what they did on the clicks they were made with (JSON values)."""
+    """Thresholds by slice, "*" among them, and what was decided about them and why (JSON values)."""
 
     thresholds: dict[str, float]
     metadata: dict[str, Any]
@@ -40,32 +41,70 @@ def calibrate(
     scores: Scores,
     purchased: Flags,
     slices: Sequence[str],
-    fpr_max: float,
+    fpr_max: float | None,
     slice_purchases_min: int = SLICE_PURCHASES_MIN,
+    *,
+    hot: Flags | None = None,
+    event_time_ms: npt.NDArray[np.int64] | None = None,
+    config: CalibrationConfig = DEFAULT_CONFIG,
 ) -> Calibration:
     """Thresholds for a model from its scores (n,) of clicks, which of them purchased (n,), and their slices.
 
-    The budget is kept on these clicks. On simulated traffic, calibrated on the very three days it was trained on, a
-    network's FPR of the fourth came to 3 to 4 times the budget: calibrate on later clicks, or choose it accordingly.
-    Raises InvalidInput for columns that do not fit or a budget outside [0, 1), Refused when no click purchased.
+    `hot` flags clicks of crowded sessions (n,), see `judged.hot`: without them no slice has a floor of coverage.
+    Without times no fold can be held out, so there is no contest and the global threshold ships. `fpr_max` None is the
+    FPR at the knee of the curve of all clicks. Take clicks later than those the model was trained on.
+    Raises InvalidInput for columns that do not fit or a budget outside [0, 1), Refused when no click purchased or the
+    coverage floors cannot be had within the budget.
     """
     slice_of = np.asarray(slices, dtype=np.str_)
-    _check(scores, purchased, slice_of, fpr_max)
-    own = [str(s) for s in np.unique(slice_of) if purchased[slice_of == s].sum() >= max(slice_purchases_min, 1)]
-    thresholds = {s: threshold_within(scores[slice_of == s], purchased[slice_of == s], fpr_max) for s in own}
-    thresholds[decide.ANY_SLICE] = _fallback(scores, purchased, slice_of, own, fpr_max)
-    metadata = {
-        "fpr_max": fpr_max,
-        "slice_purchases_min": slice_purchases_min,
-        "merged": sorted(set(slice_of.tolist()) - set(own)),
-        "slices": rates(scores, purchased, slice_of.tolist(), thresholds),
-    }
-    return Calibration(thresholds, metadata)
+    flags = np.zeros(len(scores), dtype=np.bool_) if hot is None else hot
+    times = np.zeros(len(scores), dtype=np.int64) if event_time_ms is None else event_time_ms
+    clicks = Judged(scores, purchased, flags, slice_of, times)
+    return of_clicks(clicks, fpr_max, replace(config, slice_purchases_min=slice_purchases_min))
+
+
+def of_clicks(clicks: Judged, fpr_max: float | None, config: CalibrationConfig = DEFAULT_CONFIG) -> Calibration:
+    """`calibrate`, for clicks in one piece."""
+    knee = curves.knee(curves.curve(clicks))
+    share = knee.fpr if fpr_max is None else fpr_max
+    if not 0.0 <= share < 1.0:
+        raise InvalidInput(f"fpr_max: expected a share from 0 to below 1, got {share}")
+    groups = groups_of(clicks, config)
+    held = contest.hold(clicks, groups, share, config)
+    made, winner, why = _made(clicks, groups, share, held, config)
+    _check(clicks, made, share)
+    told = rates(clicks.score, clicks.purchased, clicks.slice.tolist(), made.thresholds)
+    return Calibration(
+        made.thresholds,
+        {
+            "fpr_max": share,
+            "fpr_max_from": "knee" if fpr_max is None else "given",
+            "form": winner,
+            "why": why,
+            "config": asdict(config),
+            "knee": asdict(knee),
+            "merged": {name: list(own) for name, own in groups.items() if list(own) != [name]},
+            "contest": held.metadata,
+            "allocation": made.metadata,
+            "slices": told,
+        },
+    )
+
+
+def groups_of(clicks: Judged, config: CalibrationConfig = DEFAULT_CONFIG) -> Groups:
+    """Which slices share a threshold, by their purchases among these clicks."""
+    names, index = np.unique(clicks.slice, return_inverse=True)
+    purchases = np.bincount(index, weights=clicks.purchased, minlength=len(names)).astype(np.int64)
+    counted = dict(zip(names.tolist(), purchases.tolist(), strict=True))
+    return slice_groups.groups(counted, config.slice_purchases_min)
 
 
 def threshold_within(scores: Scores, purchased: Flags, fpr_max: float) -> float:
     """The lowest threshold that invalidates at most a share `fpr_max` of the purchasing clicks; some must be there."""
-    return _threshold(scores[purchased], _allowed(fpr_max, purchased))
+    purchases = scores[purchased]
+    keep = len(purchases) - 1 - int(Fraction(fpr_max) * len(purchases))
+    highest_valid = np.partition(purchases, keep)[keep]
+    return float(np.nextafter(highest_valid, np.float32(np.inf)))
 
 
 def rates(
@@ -83,50 +122,35 @@ def rates(
     return {decide.ANY_SLICE: _rates(invalid, purchased), **by_slice}
 
 
-def _fallback(
-    scores: Scores, purchased: Flags, slice_of: npt.NDArray[np.str_], own: list[str], fpr_max: float
-) -> float:
-    """The global threshold, or a stricter one for the merged slices if their part of the whole budget asks for it."""
-    everywhere = threshold_within(scores, purchased, fpr_max)
-    merged = ~np.isin(slice_of, own)
-    if not own or not purchased[merged].any():
-        return everywhere
-    spent = sum(_allowed(fpr_max, purchased[slice_of == s]) for s in own)
-    left = _allowed(fpr_max, purchased) - spent
-    return max(everywhere, _threshold(scores[merged & purchased], left))
+def _made(
+    clicks: Judged, groups: Groups, fpr_max: float, held: contest.Outcome, config: CalibrationConfig
+) -> tuple[Allocation, str, str]:
+    """The winner's thresholds from all clicks. Raises Refused when the floors break even the budget without margin."""
+    within = allocation.budget(fpr_max, clicks.purchases, config.overshoot_z)
+    if len(groups) > 1:
+        allocation.check_floors(clicks, groups, allocation.budget(fpr_max, clicks.purchases, 0.0), config)
+    for form in convex.FORMS:
+        if held.winner == form:
+            try:
+                return allocation.by_slice(clicks, groups, within, form, config), form, held.why
+            except Refused as error:
+                return allocation.everywhere(clicks, within, config), contest.GLOBAL, f"{form} won but: {error}"
+    return allocation.everywhere(clicks, within, config), contest.GLOBAL, held.why
 
 
-def _threshold(purchase_scores: Scores, allowed: int) -> float:
-    """Just above the highest score that must stay valid when `allowed` purchases may be invalidated."""
-    if allowed >= len(purchase_scores):
-        return -np.inf
-    keep = len(purchase_scores) - 1 - allowed
-    highest_valid = np.partition(purchase_scores, keep)[keep]
-    return float(np.nextafter(highest_valid, np.float32(np.inf)))
-
-
-def _allowed(fpr_max: float, purchased: Flags) -> int:
-    """Whole purchases within the budget; as a fraction, since in floats the parts can come to more than the whole."""
-    return int(Fraction(fpr_max) * int(np.count_nonzero(purchased)))
+def _check(clicks: Judged, made: Allocation, fpr_max: float) -> None:
+    """The promise, counted again from the thresholds themselves."""
+    wrongly = int(np.count_nonzero(clicks.invalid(made.thresholds) & clicks.purchased))
+    if wrongly > Fraction(fpr_max) * clicks.purchases:
+        raise InvariantBroken(
+            f"calibration: expected at most {fpr_max:g} of {clicks.purchases} purchases lost, got {wrongly}"
+        )
 
 
 def _rates(invalid: Flags, purchased: Flags) -> dict[str, float | int | None]:
-    clicks, purchases = len(invalid), int(np.count_nonzero(purchased))
-    wrongly = int(np.count_nonzero(invalid & purchased))
     return {
-        "clicks": clicks,
-        "purchases": purchases,
-        "ivr": float(np.count_nonzero(invalid) / clicks) if clicks else 0.0,
-        "fpr": wrongly / purchases if purchases else None,
+        "clicks": len(invalid),
+        "purchases": int(np.count_nonzero(purchased)),
+        "ivr": curves.invalidation_rate(invalid),
+        "fpr": curves.share_of(invalid, purchased),
     }
-
-
-def _check(scores: Scores, purchased: Flags, slice_of: npt.NDArray[np.str_], fpr_max: float) -> None:
-    if not 0.0 <= fpr_max < 1.0:
-        raise InvalidInput(f"fpr_max: expected a share from 0 to below 1, got {fpr_max}")
-    if scores.dtype != np.float32 or not np.isfinite(scores).all():
-        raise InvalidInput(f"scores: expected finite float32, got {scores.dtype}")
-    if scores.shape != purchased.shape or scores.shape != slice_of.shape:
-        raise InvalidInput(f"expected columns of {scores.shape}, got {purchased.shape} and {slice_of.shape}")
-    if not purchased.any():
-        raise Refused(f"no purchase among {len(scores)} clicks: expected at least one to calibrate on")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clickledger import errors
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import calibration, dataset, evaluate, guardrails, labels, training
+from clickledger.scoring import allocation, calibration, dataset, evaluate, guardrails, judged, labels, training
 from clickledger.scoring import model as models_
 from clickledger.scoring.dataset import Dataset, Stretch
 from clickledger.scoring.guardrails import Guarding
@@ -47,18 +47,20 @@ def learn(
     up_to_position: int | None = None,
     after_position: int = 0,
     label_cutoff_ms: int | None = None,
-    fpr_max: float = FPR_MAX,
+    fpr_max: float | None = FPR_MAX,
     slice_purchases_min: int = calibration.SLICE_PURCHASES_MIN,
+    config: allocation.CalibrationConfig = allocation.DEFAULT_CONFIG,
     withheld: Sequence[Stretch] = (),
     rules: LabelRules = labels.AS_RECORDED,
     guarding: Guarding | None = None,
 ) -> Learned:
     """Build a data set from the ledger, train, calibrate on its last part and register both.
 
-    Without a bound it reads everything up to the head. `withheld` injects the fault of missing labels (see
-    `labels.label`). With `guarding` the set is judged first; if that names an override, the set is the overridden one,
-    and bounds and rules are its own. Raises InvalidInput for an unknown kind, Refused when the labels are too few or a
-    guardrail refuses.
+    Without a bound it reads everything up to the head. `fpr_max` None is the FPR at the knee of the curve. `withheld`
+    injects the fault of missing labels (see `labels.label`). With `guarding` the set is judged first; if that names an
+    override, the set is the overridden one, and bounds and rules are its own. Raises InvalidInput for an unknown kind,
+    Refused when the labels are too few, a guardrail refuses, or the coverage floors do not fit the budget: what is in
+    force then stays in force.
     """
     if kind not in TRAINERS:
         raise errors.InvalidInput(f"kind: expected one of {sorted(TRAINERS)}, got {kind!r}")
@@ -74,20 +76,19 @@ def learn(
     _check_labels(train, calibrate)
     weights = training.sample_weights(built.features, built.human, training.DEFAULT_CONFIG.weight_cap)
     entry = dataset.record_built(conn, built, recipe, actor=actor, reason=reason, weights=weights)
-    judged: log.Entry | None = None
+    verdict: log.Entry | None = None
     if guarding is not None:
         findings = guardrails.check_dataset(guardrails.gather(conn, recipe, made, weights), guarding.limits)
-        judged = guardrails.enforce(conn, findings, entry, actor=actor, reason=reason, guarding=guarding)
+        verdict = guardrails.enforce(conn, findings, entry, actor=actor, reason=reason, guarding=guarding)
     trained = TRAINERS[kind](train)
     scores = trained.score(calibrate.features)
-    found = calibration.calibrate(
-        scores, calibrate.purchased, calibrate.slice.tolist(), fpr_max, slice_purchases_min=slice_purchases_min
-    )
-    metrics = evaluate.metrics(scores, calibrate.human, calibrate.purchased, fpr_max)
+    chosen = replace(config, slice_purchases_min=slice_purchases_min)
+    found = calibration.of_clicks(_judged(calibrate, scores, chosen), fpr_max, chosen)
+    metrics = evaluate.metrics(scores, calibrate.human, calibrate.purchased, found.metadata["fpr_max"])
     made_from = {
         "dataset_position": entry.position,
         "metrics": metrics,
-        "guardrails_position": judged and judged.position,
+        "guardrails_position": verdict and verdict.position,
     }
     version = deployments.register_model(
         conn, models_.to_artefact(trained), kind, {**trained.metadata, **made_from}, actor, reason
@@ -103,6 +104,11 @@ def split(built: Dataset, calibration_share: float = CALIBRATION_SHARE) -> tuple
     earlier = np.zeros(len(order), dtype=np.bool_)
     earlier[order[:boundary]] = True
     return built.where(earlier), built.where(~earlier)
+
+
+def _judged(part: Dataset, scores: judged.Scores, config: allocation.CalibrationConfig) -> judged.Judged:
+    hot = judged.hot(part.features, config.session_clicks_max)
+    return judged.Judged(scores, part.purchased, hot, part.slice, part.event_time_ms)
 
 
 def _check_labels(train: Dataset, calibrate: Dataset) -> None:
