@@ -66,7 +66,7 @@ def _verdict(results: dict[str, Result]) -> list[str]:
 
 def _machine(ground: Ground) -> list[str]:
     with psycopg.connect(ground.servers.database_url) as conn:
-        settings = [f"{name} {conn.execute(f'SHOW {name}').fetchone()[0]}" for name in SETTINGS]  # type: ignore[index]
+        settings = [f"{name} {value}" for name in SETTINGS for (value,) in conn.execute(f"SHOW {name}".encode())]
     memory = psutil.virtual_memory().total / 2**30
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return [

@@ -32,9 +32,7 @@ from clickledger.ledger.append import Appended, Place
 from clickledger.ledger.records import Batch
 
 ROWS_MAX = 16_384  # a longer batch would hold the log up for longer than an appender should wait
-BATCH_ROWS = (
-    8_192  # what callers should cut history into; on a ledger that decides live, rather 2,048 (benchmarks/LOG.md)
-)
+BATCH_ROWS = 8_192  # what callers should cut history into; live appends wait for less at smaller ones
 ENCODED_ROWS = 256  # at a time, in several steps: the server should not have eaten meanwhile what its socket holds
 WRITE_ROWS = 512  # handed over at a time
 

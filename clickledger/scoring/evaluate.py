@@ -5,7 +5,6 @@ Purchases stand for humans (SLIDR row 4), so FPR here is that of purchasing clic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +29,6 @@ def ivr_at_fpr(scores: npt.NDArray[np.float32], purchased: npt.NDArray[np.bool_]
     """Share of clicks invalidated by the one threshold that invalidates at most `fpr` of the purchasing clicks."""
     threshold = np.float32(calibration.threshold_within(scores, purchased, fpr))
     return float(np.mean(scores >= threshold))
-
-
-def fpr_by_slice(
-    scores: npt.NDArray[np.float32],
-    purchased: npt.NDArray[np.bool_],
-    slices: Sequence[str],
-    thresholds: dict[str, float],
-) -> dict[str, float | None]:
-    """FPR of each slice, and over all as "*"; None where nobody purchased."""
-    return {name: rate["fpr"] for name, rate in calibration.rates(scores, purchased, slices, thresholds).items()}
 
 
 def metrics(

@@ -39,6 +39,7 @@ def lingering() -> Iterator[list[psycopg.Connection]]:
 def test_a_test_database_is_dropped_even_while_a_client_hangs_on(
     lingering: list[psycopg.Connection], database_url: str
 ) -> None:
+    """What is checked is the end of `database_url`: a drop that is refused is an error of this test."""
     connection = psycopg.connect(database_url)
     connection.execute("SELECT 1")
     lingering.append(connection)
