@@ -1,6 +1,7 @@
 """One look at the deployment in force: is it anomalous beside its shadow?
 
-A function of the ledger alone: two detectors that look at the same log see the same thing.
+A function of the ledger alone: two detectors that look at the same log see the same thing. A candidate that enters or
+leaves the shadow begins an epoch, but neither ends the evidence about the live model nor hides an open incident.
 """
 
 from __future__ import annotations
@@ -27,28 +28,30 @@ class Found:
 
 def look(conn: database.Connection, *, tick_seconds: float, purchase_age_seconds: float) -> Found | None:
     """Judge the deployment in force; None without a shadow, with an open incident, or when all is well."""
-    deployment = deployments.current(conn)
-    if not deployment.routing.get("shadow"):
+    deployment, since = deployments.current(conn), deployments.unchanged(conn)
+    stable = deployment.routing.get("shadow")
+    if not stable:
         return None
-    known = incidents.listed(conn, deployment.epoch)
+    known = [incident for incident in incidents.listed(conn) if incident.deployment_epoch in since.epochs]
     if any(incident.status.open for incident in known):
         return None
     signals.fold_known_customers(conn)
     # What led to an incident that somebody set aside is no evidence for another.
-    after = max([deployment.position, *(incident.updated_position for incident in known)])
+    after = max([since.position, *(incident.updated_position for incident in known)])
     found = signals.window(conn, after)
     if found is None:
         return None
     by_model = signals.disagreements(
         conn,
         *found,
-        epoch=deployment.epoch,
+        epochs=since.epochs,
+        stable=(stable["model"], stable["calibration"]),
         tick_seconds=tick_seconds,
         purchase_age_ms=round(purchase_age_seconds * 1000),
     )
     for model_version, series in sorted(by_model.items()):
         if alarm := detection.judge(series.known, series.everyone):
-            evidence = _evidence(deployment, found, tick_seconds, purchase_age_seconds, alarm)
+            evidence = _evidence(stable, since.position, found, tick_seconds, purchase_age_seconds, alarm)
             return Found(deployment.epoch, model_version, alarm, evidence)
     return None
 
@@ -64,7 +67,8 @@ def detect(
 
 
 def _evidence(
-    deployment: deployments.Deployment,
+    stable: dict[str, Any],
+    onset: int,
     window: tuple[int, int],
     tick_seconds: float,
     purchase_age_seconds: float,
@@ -72,8 +76,8 @@ def _evidence(
 ) -> dict[str, Any]:
     telling = [r for r in alarm.readings if r.slice in {alarm.scope, alarm.slice}]
     return {
-        "onset": deployment.position,  # of a bad deployment it is known, not estimated
-        "shadow": deployment.routing["shadow"],
+        "onset": onset,  # of a bad deployment it is known, not estimated
+        "shadow": stable,
         "scope": alarm.scope,
         "slice": alarm.slice,
         "signals": alarm.signals,

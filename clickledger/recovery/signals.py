@@ -8,7 +8,7 @@ A user counts once a tick and slice, however often they click: disagreements of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from clickledger.ledger import database
@@ -39,8 +39,8 @@ SELECT_DISAGREEMENTS = """
         JOIN entries e ON e.position = s.log_position
         JOIN decisions d ON d.click_id = s.click_id AND d.log_position >= {lo} AND d.log_position < {hi}
         JOIN clicks c ON c.click_id = s.click_id AND c.log_position >= {lo} AND c.log_position < {hi}
-        WHERE s.log_position >= {lo} AND s.log_position < {hi} AND s.deployment_epoch = {epoch}
-          AND d.model_version <> s.model_version
+        WHERE s.log_position >= {lo} AND s.log_position < {hi} AND s.deployment_epoch IN ({epochs})
+          AND s.model_version = {model} AND s.calibration_version = {calibration} AND d.model_version <> {model}
         GROUP BY 1, 2, 3, 4)
     SELECT model_version, slice, tick, count(*), count(*) FILTER (WHERE withheld), count(*) FILTER (WHERE released),
            count(*) FILTER (WHERE known), count(*) FILTER (WHERE known AND withheld),
@@ -92,11 +92,27 @@ def window(conn: database.Connection, after: int) -> tuple[int, int] | None:
 
 
 def disagreements(
-    conn: database.Connection, lo: int, hi: int, *, epoch: int, tick_seconds: float, purchase_age_ms: int
+    conn: database.Connection,
+    lo: int,
+    hi: int,
+    *,
+    epochs: Sequence[int],
+    stable: tuple[int, int],
+    tick_seconds: float,
+    purchase_age_ms: int,
 ) -> dict[int, Series]:
-    """The series of each live model other than the shadow, over positions [lo, hi) of a deployment epoch."""
+    """The series of each live model beside the stable one, over positions [lo, hi) of some deployment epochs.
+
+    `stable` is model and calibration; other models in shadow are not looked at, nor is a live one of the same model.
+    """
     query = SELECT_DISAGREEMENTS.format(
-        lo=int(lo), hi=int(hi), epoch=int(epoch), tick_seconds=float(tick_seconds), age_ms=int(purchase_age_ms)
+        lo=int(lo),
+        hi=int(hi),
+        epochs=", ".join(str(int(epoch)) for epoch in epochs),
+        model=int(stable[0]),
+        calibration=int(stable[1]),
+        tick_seconds=float(tick_seconds),
+        age_ms=int(purchase_age_ms),
     )
     with conn.transaction():
         for pin in PINNED:

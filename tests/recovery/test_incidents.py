@@ -25,6 +25,7 @@ from clickledger.ledger import append, comparison, database, deployments, log, o
 from clickledger.recovery import anomaly, incidents, publishing, replay, rollback, signals, steps, working
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
+from clickledger.scoring import shadowing
 
 Connect = Callable[[], database.Connection]
 MANUAL = Policy(rollback="propose", auto_replay=False)
@@ -94,6 +95,48 @@ def test_without_a_shadow_nothing_is_raised(conn: database.Connection) -> None:
     assert detect(conn) is None
 
 
+def test_candidates_in_shadow_are_not_what_the_live_model_is_compared_with(conn: database.Connection) -> None:
+    stable, live, bad = (register(conn, limit) for limit in (STABLE_LIMIT, STABLE_LIMIT + 1, BAD_LIMIT))
+    traffic = Traffic(conn)
+    deploy(conn, live, stable, [bad])
+    for _ in range(10):
+        traffic.append(200)
+    traffic.purchases(range(100))
+    assert detect(conn) is None  # live and candidate disagree a lot
+    deploy(conn, bad, stable, [live])
+    for _ in range(10):
+        traffic.append(200)
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    evidence = log.entry(conn, incident.incident_id).payload
+    assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
+    # Of 200 users in three slices a tick, each is counted once, not once for each model in shadow.
+    users = next(r["users"] for r in evidence["readings"] if (r["signal"], r["slice"]) == ("overall", "*"))
+    assert users <= 10 * 200
+
+
+def test_a_candidate_that_enters_the_shadow_takes_no_evidence_away(conn: database.Connection) -> None:
+    traffic, _, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    began = deployments.current(conn).position
+    shadowing.enter(conn, *register(conn, 7), actor="tests")
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    assert log.entry(conn, incident.incident_id).payload["onset"] == began
+    shadowing.leave(conn, register(conn, 7)[0], actor="tests")
+    traffic.append(200)
+    assert detect(conn) is None  # the incident is still open
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+
+
+def test_rollback_takes_the_bad_model_out_of_the_candidates(conn: database.Connection) -> None:
+    stable, other, bad = (register(conn, limit) for limit in (STABLE_LIMIT, 7, BAD_LIMIT))
+    deploy(conn, bad, stable, [bad, other])
+    rollback.roll_back(conn, bad[0], "tests")
+    assert deployments.in_shadow(deployments.current(conn).routing) == [{"model": other[0], "calibration": other[1]}]
+
+
 def test_disagreements_before_the_deployment_are_no_evidence_against_it(conn: database.Connection) -> None:
     traffic, stable, bad = bad_deployment(conn)
     traffic.purchases(range(100))
@@ -120,7 +163,7 @@ def test_what_was_set_aside_is_raised_again_only_on_new_evidence(conn: database.
 
 
 def test_only_a_mature_purchase_makes_a_known_customer(conn: database.Connection) -> None:
-    traffic, _, _ = bad_deployment(conn)
+    traffic, stable, _ = bad_deployment(conn)
     span = signals.window(conn, deployments.current(conn).position)
     assert span is not None
     traffic.purchases(range(50), at_ms=START_MS - DAY_MS // 2)
@@ -128,8 +171,9 @@ def test_only_a_mature_purchase_makes_a_known_customer(conn: database.Connection
     signals.fold_known_customers(conn)
 
     def known(age_ms: int) -> int:
-        epoch = deployments.current(conn).epoch
-        [series] = signals.disagreements(conn, *span, epoch=epoch, tick_seconds=1e6, purchase_age_ms=age_ms).values()
+        [series] = signals.disagreements(
+            conn, *span, epochs=[2], stable=stable, tick_seconds=1e6, purchase_age_ms=age_ms
+        ).values()
         return sum(tick.users for ticks in series.known.values() for tick in ticks)
 
     # 200 users, one of three slices each click: every user comes in every slice.
@@ -169,7 +213,7 @@ def test_a_user_counts_once_a_tick_however_often_they_click(conn: database.Conne
     traffic = Traffic(conn, users=1)
     position = traffic.append(300, hourly=10)
     [series] = signals.disagreements(
-        conn, position, position + 1, epoch=1, tick_seconds=1.0, purchase_age_ms=0
+        conn, position, position + 1, epochs=[1], stable=stable, tick_seconds=1.0, purchase_age_ms=0
     ).values()
     assert {name: [tuple(t) for t in ticks] for name, ticks in series.everyone.items()} == {
         "app/in": [(1, 1, 0)],
