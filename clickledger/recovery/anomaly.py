@@ -1,6 +1,7 @@
 """One look at the deployment in force: is it anomalous beside its shadow?
 
-A function of the ledger alone: two detectors that look at the same log see the same thing.
+A function of the ledger alone: two detectors that look at the same log see the same thing. A candidate that enters or
+leaves the shadow begins an epoch, but neither ends the evidence about the live model nor hides an open incident.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ class Found:
 
 def look(conn: database.Connection, rules: Rules) -> Found | None:
     """Judge the deployment in force; None without a shadow, with an open incident, or when all is well."""
-    deployment = deployments.current(conn)
-    known = incidents.listed(conn, deployment.epoch)
+    deployment, since = deployments.current(conn), deployments.unchanged(conn)
+    known = [incident for incident in incidents.listed(conn) if incident.deployment_epoch in since.epochs]
     # What led to an incident that somebody set aside is no evidence for another.
-    after = max([deployment.position, *(incident.updated_position for incident in known)])
-    by_model = signals.look(conn, deployment.epoch, after, rules)  # in any case: baselines need every tick
-    if not deployment.routing.get("shadow") or any(incident.status.open for incident in known):
+    after = max([since.position, *(incident.updated_position for incident in known)])
+    by_model = signals.look(conn, since.epochs, after, rules)  # in any case: baselines need every tick
+    if not (stable := deployment.routing.get("shadow")) or any(incident.status.open for incident in known):
         return None
     for model_version, series in sorted(by_model.items()):
         if alarm := detection.judge(series.known, series.everyone, series.hot):
-            evidence = _evidence(deployment, series, rules, alarm)
+            evidence = _evidence(stable, since.position, series, rules, alarm)
             return Found(deployment.epoch, model_version, alarm, evidence)
     return None
 
@@ -52,13 +53,13 @@ def detect(conn: database.Connection, rules: Rules, actor: str) -> Incident | No
 
 
 def _evidence(
-    deployment: deployments.Deployment, series: Series, rules: Rules, alarm: detection.Alarm
+    stable: dict[str, Any], onset: int, series: Series, rules: Rules, alarm: detection.Alarm
 ) -> dict[str, Any]:
     telling = [r for r in alarm.readings if r.slice in {alarm.scope, alarm.slice}]
     return {
-        "onset": deployment.position,  # of a bad deployment it is known, not estimated
-        "affected": [deployment.position, series.last_position + 1],  # so far: the model decides on until it is fenced
-        "shadow": deployment.routing["shadow"],
+        "onset": onset,  # of a bad deployment it is known, not estimated
+        "affected": [onset, series.last_position + 1],  # so far: the model decides on until it is fenced
+        "shadow": stable,
         "scope": alarm.scope,
         "slice": alarm.slice,
         "signals": alarm.signals,

@@ -7,7 +7,7 @@ evidence away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from clickledger.ledger import database, log
@@ -32,17 +32,17 @@ class Series:
     last_position: int = 0
 
 
-def look(conn: database.Connection, epoch: int, after: int, rules: Rules) -> dict[int, Series]:
-    """The series of each live model of an epoch, of clicks after a position. Folds what is over on the way."""
+def look(conn: database.Connection, epochs: Sequence[int], after: int, rules: Rules) -> dict[int, Series]:
+    """The series of each live model of some epochs, of clicks after a position. Folds what is over on the way."""
     known_customers.fold(conn)
     folded = ticks.fold(conn, rules)
     newest = ticks.between(conn, max(folded, after) + 1, log.head(conn).position + 1, rules)
-    rows = ticks.kept(conn, epoch, after, WINDOW_SECONDS)
-    return of_rows([*rows, *(row for row in newest if row.deployment_epoch == epoch)], rules.tick_seconds)
+    rows = ticks.kept(conn, epochs, after, WINDOW_SECONDS)
+    return of_rows([*rows, *(row for row in newest if row.deployment_epoch in epochs)], rules.tick_seconds)
 
 
 def of_rows(rows: Iterable[Row], tick_seconds: float) -> dict[int, Series]:
-    """The series of each live model that a shadow judged beside it."""
+    """The series of each live model that the stable one judged beside it."""
     by_model: dict[int, list[Row]] = {}
     for row in rows:
         if row.counts["paired"]:

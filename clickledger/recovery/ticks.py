@@ -1,7 +1,8 @@
 """What detection looks at, from the ledger: clicks and users of each tick, slice and model, made once and kept.
 
 A tick that is over, and whose shadow scores have had time to be written, is folded into `signal_ticks`; the newest
-clicks are read from the ledger at each look. Both by one statement, so a look sees every click once, and two detectors
+clicks are read from the ledger at each look. A live model is paired with the stable one of its deployment, not with
+candidates in shadow. Both by one statement, so a look sees every click once, and two detectors
 that see the same log and the same known customers see the same thing.
 
 A user counts once a tick and slice, however often they click: disagreements of one user do not come one by one.
@@ -10,7 +11,7 @@ A user counts once a tick and slice, however often they click: disagreements of 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +48,10 @@ SELECT_TICKS = f"""
         SELECT position, recorded_at,
                to_timestamp(floor(extract(epoch FROM recorded_at) / {{tick_seconds}}) * {{tick_seconds}}) AS at
         FROM log WHERE position >= {{lo}} AND position < {{hi}} AND kind = 'clicks_decided'),
+    stable AS MATERIALIZED (
+        SELECT epoch, (routing::jsonb #>> '{{{{shadow,model}}}}')::integer AS model,
+               (routing::jsonb #>> '{{{{shadow,calibration}}}}')::integer AS calibration
+        FROM deployments),
     seen AS MATERIALIZED (
         SELECT e.at, d.deployment_epoch, d.model_version, d.slice, c.user_key, e.position,
                d.verdict = 'invalid' AS invalid, d.verdict = 'undecided' AS undecided,
@@ -63,8 +68,9 @@ SELECT_TICKS = f"""
         FROM decisions d
         JOIN entries e ON e.position = d.log_position
         JOIN clicks c ON c.click_id = d.click_id AND c.log_position >= {{lo}} AND c.log_position < {{hi}}
+        LEFT JOIN stable ON stable.epoch = d.deployment_epoch AND stable.model <> d.model_version
         LEFT JOIN shadow_scores s ON s.click_id = d.click_id AND s.log_position >= {{lo}} AND s.log_position < {{hi}}
-             AND s.model_version <> d.model_version AND s.deployment_epoch = d.deployment_epoch
+             AND s.model_version = stable.model AND s.calibration_version = stable.calibration
         WHERE d.log_position >= {{lo}} AND d.log_position < {{hi}}),
     users AS MATERIALIZED (
         SELECT at, deployment_epoch, model_version, slice, bool_or(withheld) AS withheld, bool_or(released) AS released,
@@ -111,7 +117,7 @@ SELECT_SETTLED = """
     ORDER BY position"""
 SELECT_KEPT = f"""
     SELECT {", ".join(COLUMNS)} FROM signal_ticks
-    WHERE deployment_epoch = %s AND first_position > %s AND at > clock_timestamp() - make_interval(secs => %s)"""
+    WHERE deployment_epoch = ANY (%s) AND first_position > %s AND at > clock_timestamp() - make_interval(secs => %s)"""
 DELETE_OLD = "DELETE FROM signal_ticks WHERE at < clock_timestamp() - make_interval(days => %s)"
 DAYS_KEPT = 36  # four weeks behind each hour, and some
 
@@ -178,9 +184,9 @@ def between(conn: database.Connection, lo: int, hi: int, rules: Rules) -> list[R
         return _rows(conn.execute(_query(lo, hi, rules).encode(), prepare=False))
 
 
-def kept(conn: database.Connection, epoch: int, after: int, seconds: float) -> list[Row]:
-    """Folded ticks of an epoch that began after a position, of the last `seconds`."""
-    return _rows(conn.execute(SELECT_KEPT, (epoch, after, seconds)))
+def kept(conn: database.Connection, epochs: Sequence[int], after: int, seconds: float) -> list[Row]:
+    """Folded ticks of some epochs that began after a position, of the last `seconds`."""
+    return _rows(conn.execute(SELECT_KEPT, (list(epochs), after, seconds)))
 
 
 def forget_old(conn: database.Connection) -> None:

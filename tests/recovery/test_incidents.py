@@ -36,6 +36,7 @@ from clickledger.recovery import (
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
 from clickledger.recovery.ticks import Rules
+from clickledger.scoring import shadowing
 
 Connect = Callable[[], database.Connection]
 MANUAL = Policy(rollback="propose", auto_replay=False)
@@ -103,6 +104,48 @@ def test_without_a_shadow_nothing_is_raised(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn, shadow=False)
     traffic.purchases(range(100))
     assert detect(conn) is None
+
+
+def test_candidates_in_shadow_are_not_what_the_live_model_is_compared_with(conn: database.Connection) -> None:
+    stable, live, bad = (register(conn, limit) for limit in (STABLE_LIMIT, STABLE_LIMIT + 1, BAD_LIMIT))
+    traffic = Traffic(conn)
+    deploy(conn, live, stable, [bad])
+    for _ in range(10):
+        traffic.append(200)
+    traffic.purchases(range(100))
+    assert detect(conn) is None  # live and candidate disagree a lot
+    deploy(conn, bad, stable, [live])
+    for _ in range(10):
+        traffic.append(200)
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    evidence = log.entry(conn, incident.incident_id).payload
+    assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
+    # Of 200 users in three slices a tick, each is counted once, not once for each model in shadow.
+    users = next(r["users"] for r in evidence["readings"] if (r["signal"], r["slice"]) == ("overall", "*"))
+    assert users <= 10 * 200
+
+
+def test_a_candidate_that_enters_the_shadow_takes_no_evidence_away(conn: database.Connection) -> None:
+    traffic, _, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    began = deployments.current(conn).position
+    shadowing.enter(conn, *register(conn, 7), actor="tests")
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    assert log.entry(conn, incident.incident_id).payload["onset"] == began
+    shadowing.leave(conn, register(conn, 7)[0], actor="tests")
+    traffic.append(200)
+    assert detect(conn) is None  # the incident is still open
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+
+
+def test_rollback_takes_the_bad_model_out_of_the_candidates(conn: database.Connection) -> None:
+    stable, other, bad = (register(conn, limit) for limit in (STABLE_LIMIT, 7, BAD_LIMIT))
+    deploy(conn, bad, stable, [bad, other])
+    rollback.roll_back(conn, bad[0], "tests")
+    assert deployments.in_shadow(deployments.current(conn).routing) == [{"model": other[0], "calibration": other[1]}]
 
 
 def test_disagreements_before_the_deployment_are_no_evidence_against_it(conn: database.Connection) -> None:

@@ -47,7 +47,7 @@ def test_looks_at_any_moment_see_what_one_look_at_the_end_sees(conn: database.Co
     for number in range(8):
         traffic.append(200, late=number)
         if number % 3 == 1:
-            signals.look(conn, deployments.current(conn).epoch, 0, RULES)
+            signals.look(conn, [deployments.current(conn).epoch], 0, RULES)
     folded, newest = everything(conn)
     assert folded
     at_once = ticks.between(conn, 1, log.head(conn).position + 1, RULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -207,3 +208,15 @@ def test_unusable_configuration_is_named(name: str, value: int) -> None:
 def test_too_many_robots_are_refused() -> None:
     with pytest.raises(InvalidInput, match="robots' share of clicks: expected"):
         replace(CONFIG, robots=RobotsConfig(burst_share=0.9))
+
+
+def test_every_module_that_is_no_simulation_is_kept_from_the_truth() -> None:
+    """The import contract names its modules one by one: a new one that it forgets could read the truth."""
+    repository = Path(__file__).parents[2]
+    contracts = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (kept,) = (
+        c["source_modules"] for c in contracts if "clickledger.scoring.simulation_truth" in c["forbidden_modules"]
+    )
+    modules = {path.stem for path in (repository / "clickledger" / "scoring").glob("[!_]*.py")}
+    expected = {f"clickledger.scoring.{name}" for name in modules if not name.startswith("simulat")}
+    assert expected | {"clickledger.ledger", "clickledger.recovery"} == set(kept)
