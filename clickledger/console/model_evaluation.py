@@ -195,7 +195,7 @@ def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
 
 
 def _report(path: Path, fields: dict[str, Any], table: Table, entrants: list[Entrant], test: Dataset) -> None:
-    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.console import evaluation_report, report_page  # noqa: PLC0415 - loads matplotlib, which is slow
     from clickledger.scoring import model_comparison  # noqa: PLC0415 - loads torch, which others need not pay
 
     curves = model_comparison.curves(entrants, test)
@@ -204,7 +204,7 @@ def _report(path: Path, fields: dict[str, Any], table: Table, entrants: list[Ent
     pictures = [evaluation_report.curve_picture("All clicks", curves, fprs)]
     if by_slice:
         pictures.append(evaluation_report.curve_picture(f"The {entrants[0].kind} by slice", by_slice, fprs))
-    evaluation_report.write(path, evaluation_report.of_files(fields, *table, pictures))
+    report_page.write(path, evaluation_report.of_files(fields, *table, pictures))
 
 
 def _simulated(clicks: int, days: float, seeds: int, test_share: float | None, report: Path | None) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _shares(told: dict[str, Any], kinds: list[str]) -> list[str]:
 
 
 def _report_simulated(path: Path, fields: dict[str, Any], tables: list[Table]) -> None:
-    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.console import evaluation_report, report_page  # noqa: PLC0415 - loads matplotlib, which is slow
 
     pictures = []
     for run in fields["runs"]:
@@ -254,4 +254,4 @@ def _report_simulated(path: Path, fields: dict[str, Any], tables: list[Table]) -
         kinds = list(models["network"]["recall_by_kind"])
         bars = {name: [told["recall_by_kind"][kind] or 0.0 for kind in kinds] for name, told in models.items()}
         pictures.append(evaluation_report.bar_picture(f"Seed {run['seed']}", kinds, bars))
-    evaluation_report.write(path, evaluation_report.of_simulation(fields, tables, pictures))
+    report_page.write(path, evaluation_report.of_simulation(fields, tables, pictures))

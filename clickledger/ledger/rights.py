@@ -171,6 +171,7 @@ ENTRIES: Mapping[str, Roles] = {
     "anomaly_raised": _REPLAYER,
     "incident_moved": _REPLAYER,
     "incident_noted": _REPLAYER,
+    "rollback_proposed": _REPLAYER,
     "incident_acknowledged": _REPLAYER,
     "signal_paged": _REPLAYER,
     "signal_cleared": _REPLAYER,
