@@ -97,7 +97,7 @@ def raise_incident(
         if any(Status(row[0]).open for row in writer.execute(SELECT_STATUSES, (deployment_epoch,))):
             return None
         payload = {"deployment_epoch": deployment_epoch, "model_version": model_version, **evidence}
-        raised = writer.record(RAISED, payload, actor, reason).position
+        raised = writer.record("anomaly_raised", payload, actor, reason).position
         writer.execute(INSERT_INCIDENT, (raised, Status.RAISED.value, deployment_epoch, model_version, raised))
     return get(conn, raised)
 
@@ -137,7 +137,7 @@ def move(
         payload: dict[str, Any] = {"incident_id": incident_id, "status": status.value}
         if run_id is not None:
             payload["run_id"] = run_id
-        entry = writer.record(MOVED, payload, actor, reason)
+        entry = writer.record("incident_moved", payload, actor, reason)
         writer.execute(UPDATE_INCIDENT, (status.value, run_id, entry.position, incident_id))
     return get(conn, incident_id)
 
@@ -173,7 +173,7 @@ def note(conn: database.Connection, incident_id: int, text: str, actor: str) -> 
     if not text.strip():
         raise errors.InvalidInput("note: expected a text, got an empty one")
     get(conn, incident_id)
-    return log.record(conn, NOTED, {"incident_id": incident_id}, actor, text)
+    return log.record(conn, "incident_noted", {"incident_id": incident_id}, actor, text)
 
 
 def acknowledge(conn: database.Connection, incident_id: int, actor: str, reason: str = "") -> log.Entry:
@@ -181,7 +181,7 @@ def acknowledge(conn: database.Connection, incident_id: int, actor: str, reason:
     incident = get(conn, incident_id)
     if not incident.status.open:
         raise errors.Refused(f"incident {incident_id} is {incident.status.value}: nothing is left to take on")
-    return log.record(conn, ACKNOWLEDGED, {"incident_id": incident_id}, actor, reason)
+    return log.record(conn, "incident_acknowledged", {"incident_id": incident_id}, actor, reason)
 
 
 def holders(conn: database.Connection) -> dict[int, str]:

@@ -19,7 +19,7 @@ def propose(conn: database.Connection, incident: Incident, workers: int, actor: 
     """Record the proposal of a raised incident, once; the entry, None when there is one. Raises Refused."""
     if of_incident(conn, incident.incident_id) is not None:
         return None
-    return log.record(conn, incidents.PROPOSED, _prepared(conn, incident, workers), actor)
+    return log.record(conn, "rollback_proposed", _prepared(conn, incident, workers), actor)
 
 
 def of_incident(conn: database.Connection, incident_id: int) -> log.Entry | None:
