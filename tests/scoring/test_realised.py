@@ -9,7 +9,7 @@ import pytest
 from judged_clicks import draw
 
 from clickledger.errors import Refused
-from clickledger.scoring import calibration_trial, curves, realised
+from clickledger.scoring import calibration_trial, curves, evaluate, examination, realised
 from clickledger.scoring.judged import Judged
 
 
@@ -71,3 +71,16 @@ def test_a_half_without_purchases_is_refused() -> None:
     early = replace(clicks, purchased=clicks.purchased & (clicks.event_time_ms < np.median(clicks.event_time_ms)))
     with pytest.raises(Refused, match="expected purchases in both halves"):
         calibration_trial.hold(early, 0.05)
+
+
+def test_the_points_of_a_picture_lie_on_the_exact_curve_and_hold_its_ends() -> None:
+    clicks = draw(1, 6_000)
+    curve = curves.curve(clicks)
+    shown = examination.points(curve)
+    assert len(shown) <= examination.POINTS_MAX < curve.purchases
+    exact = {(round(f, 6), round(i, 6)) for f, i in zip(curve.fpr.tolist(), curve.ivr.tolist(), strict=True)}
+    assert {tuple(point) for point in shown} <= exact
+    assert shown[0][0] == 0.0 and shown[-1] == [round(float(curve.fpr[-1]), 6), round(float(curve.ivr[-1]), 6)]
+    for budget in (0.01, 0.1):
+        reached = curve.ivr[curve.fpr <= budget].max()
+        assert reached == pytest.approx(evaluate.ivr_at_fpr(clicks.score, clicks.purchased, budget))
