@@ -42,6 +42,9 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model; simulated: runs.")] = 3,
     draws: Annotated[int, typer.Option(min=20, help="Draws of the bootstrap.")] = 1000,
     days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 10.0,
+    options: Annotated[
+        bool, typer.Option("--options", help="Compare the network's options with it: deep_cross, entity_vectors.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write a page with curves here: HTML, self-contained.")
     ] = None,
@@ -53,9 +56,9 @@ def evaluate(
     """
     files = _files(clicks, train, test, simulated)
     if simulated is not None:
-        fields = _simulated(simulated, days, seeds, test_share, report)
+        fields = _simulated(simulated, days, seeds, test_share, options, report)
     else:
-        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, report)
+        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, options, report)
     if report is not None:
         output.say(f"report: {report}")
     output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model deploy MODEL")
@@ -84,6 +87,7 @@ def _of_files(
     test_share: float | None,
     seeds: int,
     draws: int,
+    with_options: bool,
     report: Path | None,
 ) -> dict[str, Any]:
     from clickledger.scoring import offline_dataset  # noqa: PLC0415 - loads torch, which other commands need not pay
@@ -102,6 +106,8 @@ def _of_files(
     entrants, compared = _compared(train, test, seeds, draws)
     fields |= compared
     table = _say_compared(fields)
+    if with_options:
+        fields["options"] = _options_of_files([recounted for recounted, _ in read], train, test, fields, draws)
     if report is not None:
         _report(report, fields, table, entrants, test)
     return fields
@@ -167,6 +173,40 @@ def _compared(train: Dataset, test: Dataset, seeds: int, draws: int) -> tuple[li
         return entrants, model_comparison.judge(entrants, test, draws, on_draw=steps.advance)
 
 
+def _options_of_files(
+    read: list[Recounted], train: Dataset, test: Dataset, fields: dict[str, Any], draws: int
+) -> dict[str, Any]:
+    from clickledger.scoring import options, tuning  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    network = fields["models"]["network"]
+    seeds = [each["seed"] for each in network["seeds"]]
+    clicks = [click for recounted in read for click in recounted.clicks]
+    with output.progress("training options (models)", options.fits(len(seeds))) as steps:
+        made = options.compare(
+            *options.parts(clicks, train, test),
+            tuning.network_config(network["settings"]),
+            seeds,
+            draws,
+            on_fit=steps.advance,
+        )
+    _say_options("test part", made)
+    return made
+
+
+def _say_options(title: str, made: dict[str, Any]) -> None:
+    rows = [
+        [name, f"{told['auc_lead']:+.4f}", "{:+.4f} to {:+.4f}".format(*told["auc_lead_interval"]), _verdict(told)]
+        for name, told in made["options"].items()
+    ]
+    seeds = ", ".join(map(str, made["seeds"]))
+    columns = ["option", "AUC beside the network", "interval", "verdict"]
+    output.rows(f"options, {title}: mean over seeds {seeds}", columns, rows)
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    return "wins" if told["wins"] else "does not win: not used"
+
+
 def _say_compared(fields: dict[str, Any]) -> Table:
     train, test = fields["train"], fields["test"]
     border = datetime.fromtimestamp(fields["border_ms"] / 1000, UTC)
@@ -207,15 +247,17 @@ def _report(path: Path, fields: dict[str, Any], table: Table, entrants: list[Ent
     evaluation_report.write(path, evaluation_report.of_files(fields, *table, pictures))
 
 
-def _simulated(clicks: int, days: float, seeds: int, test_share: float | None, report: Path | None) -> dict[str, Any]:
-    from clickledger.scoring import simulated_comparison, tuning  # noqa: PLC0415 - loads torch, others need not pay
+def _simulated(
+    clicks: int, days: float, seeds: int, test_share: float | None, with_options: bool, report: Path | None
+) -> dict[str, Any]:
+    from clickledger.scoring import options, simulated_comparison, tuning  # noqa: PLC0415 - loads torch, as above
 
     configs = simulated_comparison.of_seeds(simulated_comparison.config_of(clicks, days), seeds)
     listed = tuning.candidates()
     share = simulated_comparison.TEST_SHARE if test_share is None else test_share
-    trainings = tuning.trainings(listed) + len(listed) * seeds
+    trainings = tuning.trainings(listed) + len(listed) * seeds + options.fits(seeds) * with_options
     with output.progress("simulating, training and tuning (models)", trainings) as steps:
-        made = simulated_comparison.compete(configs, share, on_fit=steps.advance)
+        made = simulated_comparison.compete(configs, share, on_fit=steps.advance, with_options=with_options)
     fields = {"clicks": clicks, "days": days, "test_share": share, **made}
     tables = _say_simulated(fields)
     if report is not None:
@@ -231,6 +273,8 @@ def _say_simulated(fields: dict[str, Any]) -> list[Table]:
         rows = [[name, *_shares(told, kinds)] for name, told in run["models"].items()]
         output.rows(f"seed {run['seed']}: share invalidated at FPR {fields['fpr']:.0%}, by kind", columns, rows)
         tables.append(([f"seed {run['seed']}", *columns[1:]], rows))
+        if "options" in run:
+            _say_options(f"run {run['seed']}", run["options"])
     least = fields["summary"]
     output.say(
         f"network: recall at least {least['network_recall_min']:.3f}, "
