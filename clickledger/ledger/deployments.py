@@ -2,6 +2,8 @@
 
 Invariants:
 - a deployment is the whole routing table under one epoch, and epochs only grow;
+- beside the routes, which decide, it names the `shadow`, the stable model that the detector compares with, and may name
+  `candidates`, further models that run in shadow; what runs in shadow decides nothing and is never revoked;
 - a rollback revokes every epoch that routes to the bad model, in the entry that deploys the replacement: once it
   commits, no decision of that model can be appended.
 """
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from clickledger import errors
@@ -22,6 +26,8 @@ Routing = dict[str, Any]
 SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
     FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
+SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
+SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
 SELECT_DEPLOYMENTS = (
     "SELECT epoch, routing, from_position, to_position, revoked_position FROM deployments ORDER BY epoch"
 )
@@ -38,6 +44,13 @@ class Deployment:
     routing: Routing
     position: int
     recorded_at: datetime
+
+
+class Unchanged(NamedTuple):
+    """The newest epochs with the same routes and stable model, newest first, and the position the first began at."""
+
+    epochs: list[int]
+    position: int
 
 
 class RolledBack(NamedTuple):
@@ -136,16 +149,43 @@ def newest_calibration(conn: database.Connection, model_version: int) -> int:
     return int(row[0])
 
 
+def amend(
+    conn: database.Connection,
+    change: Callable[[Routing], Routing],
+    actor: str,
+    reason: str = "",
+    extra: dict[str, Any] | None = None,
+) -> int:
+    """Deploy what `change` makes of the routing in force, which nobody replaces meanwhile; the epoch then in force.
+
+    `extra` goes into the payload of the entry. Nothing is recorded where `change` changes nothing.
+    """
+    with log.writing(conn) as writer:
+        epoch, text = writer.execute(SELECT_ROUTING)[0]
+        routing = change(json.loads(text))
+        if routing == json.loads(text):
+            return int(epoch)
+        _check_routing(writer, routing)
+        return _put_in_force(writer, "deployment_changed", routing, [], actor, reason, extra or {}).epoch
+
+
 def promote(
     conn: database.Connection, model_version: int, calibration_version: int, actor: str, reason: str = ""
 ) -> int:
-    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch."""
-    before = current(conn).routing
+    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch.
+
+    Candidates run on in shadow, but for the one that was promoted.
+    """
+    return amend(conn, lambda before: _promoted(before, model_version, calibration_version), actor, reason)
+
+
+def _promoted(before: Routing, model_version: int, calibration_version: int) -> Routing:
     others = [route for route in before["routes"] if route["model"] != model_version]
     stable = others[0] if others else before.get("shadow")
     shadow = {"model": stable["model"], "calibration": stable["calibration"]} if stable else None
     route = {"slice": "*", "share": 1.0, "model": model_version, "calibration": calibration_version}
-    return deploy(conn, {"routes": [route], "shadow": shadow}, actor, reason)
+    kept = [route for route in candidates_without(before, model_version) if route != shadow]
+    return with_candidates({"routes": [route], "shadow": shadow}, kept)
 
 
 def roll_back(
@@ -189,8 +229,12 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
     routes = routing.get("routes")
     if not isinstance(routes, list) or not routes:
         raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
-    shadow = [routing["shadow"]] if routing.get("shadow") else []
-    for route in [*routes, *shadow]:
+    if not isinstance(routing.get("candidates", []), list):
+        raise errors.InvalidInput(f"routing: expected a list of candidates, got {routing['candidates']!r}")
+    beside = in_shadow(routing)
+    if any(route in beside[:i] for i, route in enumerate(beside)):
+        raise errors.InvalidInput(f"routing: expected each model and calibration in shadow once, got {beside!r}")
+    for route in [*routes, *beside]:
         if not isinstance(route, dict) or not {"model", "calibration"} <= route.keys():
             raise errors.InvalidInput(f"routing: expected model and calibration in each route, got {route!r}")
         known = writer.execute(
@@ -202,8 +246,24 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
 
 
 def models_of(routing: Routing) -> set[int]:
-    """Versions of the models a routing table decides with (its shadow decides nothing)."""
+    """Versions of the models a routing table decides with (what is in shadow decides nothing)."""
     return {int(route["model"]) for route in routing["routes"]}
+
+
+def in_shadow(routing: Routing) -> list[dict[str, Any]]:
+    """Model and calibration of whatever runs in shadow: the stable model first, where there is one, then candidates."""
+    return [*([routing["shadow"]] if routing.get("shadow") else []), *routing.get("candidates", [])]
+
+
+def candidates_without(routing: Routing, model_version: int) -> list[dict[str, Any]]:
+    """The candidates of a routing table but for one model."""
+    return [route for route in routing.get("candidates", []) if route["model"] != model_version]
+
+
+def with_candidates(routing: Routing, candidates: list[dict[str, Any]]) -> Routing:
+    """A routing table with these candidates in place of its own; without any it does not mention them."""
+    others = {name: value for name, value in routing.items() if name != "candidates"}
+    return {**others, "candidates": candidates} if candidates else others
 
 
 def require_live(deployment: Deployment, model_version: int) -> None:
@@ -223,6 +283,14 @@ def current(conn: database.Connection) -> Deployment:
     if row is None:
         raise errors.InvariantBroken("no deployment: expected at least epoch 0")
     return Deployment(row[0], json.loads(row[1]), row[2], row[3])
+
+
+def unchanged(conn: database.Connection) -> Unchanged:
+    """Since when the same routes and the same stable model are in force, whatever candidates came and went."""
+    rows = conn.execute(SELECT_NEWEST_FIRST).fetchall()
+    routing = with_candidates(json.loads(rows[0][1]), [])
+    alike = list(takewhile(lambda row: with_candidates(json.loads(row[1]), []) == routing, rows))
+    return Unchanged([epoch for epoch, _, _ in alike], alike[-1][2])
 
 
 def model_positions(conn: database.Connection, model_version: int) -> tuple[int, int] | None:

@@ -39,6 +39,7 @@ def choose(conn: database.Connection, bad_model: int) -> Stable:
     shadow = current.routing.get("shadow")
     if shadow and int(shadow["model"]) != bad_model and not (fault := _fault(conn, shadow)):
         routing = {**current.routing, "routes": [{"slice": decide.ANY_SLICE, "share": 1.0, **shadow}], "shadow": None}
+        routing = deployments.with_candidates(routing, deployments.candidates_without(routing, bad_model))
         return Stable(routing, int(shadow["model"]), int(shadow["calibration"]), f"shadow of epoch {current.epoch}")
     faults = [f"shadow: {fault}"] if shadow and int(shadow["model"]) != bad_model else []
     for epoch, text in conn.execute(SELECT_EARLIER, (current.epoch,)).fetchall():
@@ -47,7 +48,9 @@ def choose(conn: database.Connection, bad_model: int) -> Stable:
             continue
         unusable = [fault for route in routing["routes"] if (fault := _fault(conn, route))]
         if not unusable:
-            return _of_deployment(epoch, routing, bad_model)
+            # Candidates are those of now: the old ones were judged long ago.
+            candidates = deployments.candidates_without(current.routing, bad_model)
+            return _of_deployment(epoch, deployments.with_candidates(routing, candidates), bad_model)
         faults.append(f"epoch {epoch}: {unusable[0]}")
     tried = "; ".join(faults) or "no shadow and no earlier deployment without it"
     raise errors.Refused(f"no stable model to go back to from model {bad_model} ({tried}): deploy one")

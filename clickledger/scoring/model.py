@@ -245,6 +245,14 @@ def arithmetic_of(kind: object) -> str:
     return CROSS_ARITHMETIC if kind == "deep_cross" else ARITHMETIC
 
 
+def schema_of(artefact: bytes) -> int:
+    """The schema of the snapshots a model reads, one unknown here included. Raises InvalidInput for no artefact."""
+    schema = _read_header(artefact).get("feature_schema")
+    if not isinstance(schema, int):
+        raise InvalidInput(f"model artefact {digest(artefact)[:12]}: expected a feature schema, got {schema!r}")
+    return schema
+
+
 def digest(artefact: bytes) -> str:
     """SHA-256 of an artefact, hex: its name in the ledger."""
     return hashlib.sha256(artefact).hexdigest()

@@ -8,12 +8,13 @@ from decided_traffic import Traffic, bad_deployment
 
 from clickledger.ledger import database, log
 from clickledger.recovery import anomaly, steps, working
+from clickledger.recovery.ticks import Rules
 
 
 def raised(conn: database.Connection) -> tuple[Traffic, int]:
     traffic, _, _ = bad_deployment(conn)
     traffic.purchases(range(100))
-    incident = anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=0.0, actor="tests")
+    incident = anomaly.detect(conn, Rules(1.0, 0.0), "tests")
     assert incident is not None
     return traffic, incident.incident_id
 

@@ -22,9 +22,21 @@ from decided_traffic import (
 
 from clickledger import errors
 from clickledger.ledger import append, comparison, database, deployments, log, outcomes, publication, rebuild, runs
-from clickledger.recovery import anomaly, incidents, publishing, replay, rollback, signals, steps, working
+from clickledger.recovery import (
+    anomaly,
+    incidents,
+    known_customers,
+    publishing,
+    replay,
+    rollback,
+    steps,
+    ticks,
+    working,
+)
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
+from clickledger.recovery.ticks import Rules
+from clickledger.scoring import shadowing
 
 Connect = Callable[[], database.Connection]
 MANUAL = Policy(rollback="propose", auto_replay=False)
@@ -32,7 +44,7 @@ DAY_SECONDS = 24 * 3600.0
 
 
 def detect(conn: database.Connection, age_seconds: float = DAY_SECONDS) -> Incident | None:
-    return anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=age_seconds, actor="tests")
+    return anomaly.detect(conn, Rules(1.0, age_seconds), "tests")
 
 
 def raised(conn: database.Connection) -> tuple[Traffic, Versions, Versions, Incident]:
@@ -72,7 +84,7 @@ def test_a_model_that_withholds_known_customers_raises_an_incident_with_its_evid
     assert evidence["onset"] == deployments.current(conn).position
     assert evidence["signals"] == ["flood", "known", "overall"]
     assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
-    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood", "mirror"}
+    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood", "mirror", "hot"}
     known = next(r for r in evidence["readings"] if r["signal"] == "known" and r["slice"] == "*")
     assert 0 < known["withheld"] <= known["users"]
     assert rebuild.differences(conn) == []
@@ -92,6 +104,48 @@ def test_without_a_shadow_nothing_is_raised(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn, shadow=False)
     traffic.purchases(range(100))
     assert detect(conn) is None
+
+
+def test_candidates_in_shadow_are_not_what_the_live_model_is_compared_with(conn: database.Connection) -> None:
+    stable, live, bad = (register(conn, limit) for limit in (STABLE_LIMIT, STABLE_LIMIT + 1, BAD_LIMIT))
+    traffic = Traffic(conn)
+    deploy(conn, live, stable, [bad])
+    for _ in range(10):
+        traffic.append(200)
+    traffic.purchases(range(100))
+    assert detect(conn) is None  # live and candidate disagree a lot
+    deploy(conn, bad, stable, [live])
+    for _ in range(10):
+        traffic.append(200)
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    evidence = log.entry(conn, incident.incident_id).payload
+    assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
+    # Of 200 users in three slices a tick, each is counted once, not once for each model in shadow.
+    users = next(r["users"] for r in evidence["readings"] if (r["signal"], r["slice"]) == ("overall", "*"))
+    assert users <= 10 * 200
+
+
+def test_a_candidate_that_enters_the_shadow_takes_no_evidence_away(conn: database.Connection) -> None:
+    traffic, _, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    began = deployments.current(conn).position
+    shadowing.enter(conn, *register(conn, 7), actor="tests")
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    assert log.entry(conn, incident.incident_id).payload["onset"] == began
+    shadowing.leave(conn, register(conn, 7)[0], actor="tests")
+    traffic.append(200)
+    assert detect(conn) is None  # the incident is still open
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+
+
+def test_rollback_takes_the_bad_model_out_of_the_candidates(conn: database.Connection) -> None:
+    stable, other, bad = (register(conn, limit) for limit in (STABLE_LIMIT, 7, BAD_LIMIT))
+    deploy(conn, bad, stable, [bad, other])
+    rollback.roll_back(conn, bad[0], "tests")
+    assert deployments.in_shadow(deployments.current(conn).routing) == [{"model": other[0], "calibration": other[1]}]
 
 
 def test_disagreements_before_the_deployment_are_no_evidence_against_it(conn: database.Connection) -> None:
@@ -121,30 +175,27 @@ def test_what_was_set_aside_is_raised_again_only_on_new_evidence(conn: database.
 
 def test_only_a_mature_purchase_makes_a_known_customer(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn)
-    span = signals.window(conn, deployments.current(conn).position)
-    assert span is not None
+    span = deployments.current(conn).position, log.head(conn).position + 1
     traffic.purchases(range(50), at_ms=START_MS - DAY_MS // 2)
     traffic.purchases(range(50, 80), at_ms=START_MS - 2 * DAY_MS)
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
 
-    def known(age_ms: int) -> int:
-        epoch = deployments.current(conn).epoch
-        [series] = signals.disagreements(conn, *span, epoch=epoch, tick_seconds=1e6, purchase_age_ms=age_ms).values()
-        return sum(tick.users for ticks in series.known.values() for tick in ticks)
+    def known(age_days: int) -> int:
+        return sum(row.counts["known"] for row in ticks.between(conn, *span, Rules(1e6, age_days * DAY_SECONDS)))
 
     # 200 users, one of three slices each click: every user comes in every slice.
-    assert (known(0), known(DAY_MS), known(3 * DAY_MS)) == (80 * 3, 30 * 3, 0)
+    assert (known(0), known(1), known(3)) == (80 * 3, 30 * 3, 0)
 
 
 def test_known_customers_keep_their_first_purchase(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn, batches=1)
     traffic.purchases([1], at_ms=2_000)
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
     traffic.purchases([1], at_ms=1_000)
     traffic.purchases([1], at_ms=3_000)
-    signals.fold_known_customers(conn)
-    signals.fold_known_customers(conn)
-    assert conn.execute("SELECT purchased_at_ms FROM known_customers").fetchall() == [(1_000,)]
+    known_customers.fold(conn)
+    known_customers.fold(conn)
+    assert conn.execute("SELECT purchased_at_ms, purchases FROM known_customers").fetchall() == [(1_000, 3)]
 
 
 def test_a_purchase_recorded_before_its_click_makes_a_known_customer_once_that_comes(
@@ -155,26 +206,23 @@ def test_a_purchase_recorded_before_its_click_makes_a_known_customer_once_that_c
     traffic = Traffic(conn)
     coming = traffic.batch(3).click_id
     outcomes.append(conn, [outcomes.Outcome(coming[i], "purchase", 1_000 + i, 1) for i in (0, 2)], "tests")
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
     assert conn.execute("SELECT count(*) FROM known_customers").fetchone() == (0,)
     traffic.count = 0
     traffic.append(3)
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
     assert conn.execute("SELECT purchased_at_ms FROM known_customers ORDER BY 1").fetchall() == [(1_000,), (1_002,)]
 
 
 def test_a_user_counts_once_a_tick_however_often_they_click(conn: database.Connection) -> None:
     stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
     deploy(conn, bad, stable)
-    traffic = Traffic(conn, users=1)
-    position = traffic.append(300, hourly=10)
-    [series] = signals.disagreements(
-        conn, position, position + 1, epoch=1, tick_seconds=1.0, purchase_age_ms=0
-    ).values()
-    assert {name: [tuple(t) for t in ticks] for name, ticks in series.everyone.items()} == {
-        "app/in": [(1, 1, 0)],
-        "web/out": [(1, 1, 0)],
-        "web/unknown": [(1, 1, 0)],
+    position = Traffic(conn, users=1).append(300, hourly=10)
+    rows = ticks.between(conn, position, position + 1, Rules(1.0, 0.0))
+    assert {row.slice: [row.counts[name] for name in ("clicks", "invalid", "paired", "withheld")] for row in rows} == {
+        "app/in": [100, 100, 1, 1],
+        "web/out": [100, 100, 1, 1],
+        "web/unknown": [100, 100, 1, 1],
     }
 
 
