@@ -68,6 +68,22 @@ def test_same_log_gives_the_same_model(ledger: database.Connection) -> None:
         assert np.array_equal(bias, bias_again)
 
 
+def test_trained_again_from_the_entry_of_its_set_the_artefact_has_the_registered_digest(
+    ledger: database.Connection,
+) -> None:
+    learned = learn.learn(ledger, actor="tests", reason="", label_cutoff_ms=CUTOFF_MS)
+    (entry,), (registered, *_) = (
+        log.read(ledger, kinds=["dataset_built"]),
+        reversed(log.read(ledger, kinds=["model_registered"])),
+    )
+    again = [learn.split(dataset.rebuild(ledger, entry.position))[0] for _ in range(2)]
+    artefacts = [models_.to_artefact(training.train_network(part)) for part in again]
+    assert registered.payload["model_version"] == learned.model_version
+    assert {models_.digest(artefact) for artefact in artefacts} == {registered.payload["digest"]}
+    profile = models_.from_artefact(artefacts[0]).metadata["profile"]
+    assert set(profile) == {"torch", "numpy", "machine", "cpu_capability"}
+
+
 def test_withheld_labels_are_stated_in_the_entry(ledger: database.Connection) -> None:
     stretch = (START_MS, START_MS + 20_000)
     learn.learn(ledger, actor="tests", reason="", kind="velocity", label_cutoff_ms=CUTOFF_MS, withheld=[stretch])
