@@ -32,6 +32,7 @@ PART_NAMES = {"*": "all clicks", "*/in": "all logged in", "*/out": "all logged o
 LOOKS = (("#0b5cad", "-", "o"), ("#b4500b", "--", "s"), ("#4b5563", ":", "^"), ("#7a3e9d", "-.", "D"))
 BEFORE, AFTER = ("#b4500b", "o", "white"), ("#0b5cad", "s", "#0b5cad")  # edge, shape, face
 SET_NAMES = {EQUAL: "one threshold for all, losing as many purchases", SHIPPED: "as calibrated, by slice"}
+SLICE_PURCHASES_MIN = 10
 FPR_LABEL = "FPR: share of purchasing clicks invalidated (square-root scale)"
 FPR_TICKS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _RC: Any = {
@@ -91,12 +92,12 @@ def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
 
 
 def of_slices(trial: Trial) -> Picture:
-    """IVR over FPR in each slice, with its knee, the global threshold and the slice's own."""
-    names = [name for name in trial.curves if not name.startswith("*")]
-    columns = min(3, max(len(names), 1))
-    rows = -(-len(names) // columns) or 1
+    """IVR over FPR in each of `drawn_slices`, of which there are some, with its knee and both thresholds."""
+    names = drawn_slices(trial)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
     with mpl.rc_context(_RC):
-        figure = Figure(figsize=(8.8, 2.5 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(8.8, 2.3 * rows + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, name in zip(grid.flat, names, strict=False):
             _slice_panel(axes, name, trial)
@@ -104,7 +105,7 @@ def of_slices(trial: Trial) -> Picture:
             axes.set_axis_off()
         for axes in grid[:, 0]:
             axes.set_ylabel("IVR in the slice")
-        handles, labels = (grid.flat[0].get_legend_handles_labels()) if names else ([], [])
+        handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
         svg = _svg(figure)
     said = "; ".join(_slice_said(name, trial) for name in names)
@@ -113,6 +114,12 @@ def of_slices(trial: Trial) -> Picture:
         f"costs some slices much more than others. {said}."
     )
     return _picture("slices", "IVR against FPR, by slice", caption, f"A line chart for each slice. {caption}", svg)
+
+
+def drawn_slices(trial: Trial) -> list[str]:
+    """The slices with purchases enough for a curve: fewer draw a staircase of a few steps, which says nothing."""
+    slices = [name for name in trial.curves if not name.startswith("*")]
+    return [name for name in slices if trial.curves[name].purchases >= SLICE_PURCHASES_MIN]
 
 
 def before_and_after(trial: Trial) -> Picture:

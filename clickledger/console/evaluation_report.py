@@ -10,7 +10,7 @@ from typing import Any
 from clickledger.console import evaluation_page, evaluation_pictures
 from clickledger.console.evaluation_page import Card, Rows, Section, Term
 from clickledger.console.evaluation_pictures import PART_NAMES, Picture
-from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED
+from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED, Trial
 from clickledger.scoring.examination import Examination
 
 SETS = {GLOBAL: "one threshold, at the budget", EQUAL: "one threshold, equal FPR", SHIPPED: "by slice"}
@@ -109,10 +109,10 @@ def of_simulation(fields: Mapping[str, Any], seen: Examination, tables: Sequence
 
 def pictures(seen: Examination, run: Mapping[str, Any], fpr: float) -> list[Picture]:
     """All pictures of a simulated evaluation."""
-    calibrated = [] if seen.trial is None else [
-        evaluation_pictures.of_slices(seen.trial),
-        evaluation_pictures.before_and_after(seen.trial),
-    ]  # fmt: skip
+    calibrated = []
+    if seen.trial is not None:
+        slices = [evaluation_pictures.of_slices(seen.trial)] if evaluation_pictures.drawn_slices(seen.trial) else []
+        calibrated = [*slices, evaluation_pictures.before_and_after(seen.trial)]
     curves = evaluation_pictures.of_models(seen.curves, (0.01, 0.02, 0.05))
     return [curves, *calibrated, evaluation_pictures.of_labels(seen), evaluation_pictures.of_robots(run, fpr)]
 
@@ -142,10 +142,12 @@ def _calibration(seen: Examination) -> list[Section]:
     if "people" in figures[SHIPPED]["*"]:
         tables.append(_truth(figures))
     shown: list[Rows | Picture] = [evaluation_pictures.before_and_after(trial), *tables, _thresholds(told)]
-    return [
-        Section("slices", "Curves by slice", [], [evaluation_pictures.of_slices(trial)]),
-        Section("calibration", "Calibration by slice", said, shown),
-    ]
+    return [*_slices(trial), Section("calibration", "Calibration by slice", said, shown)]
+
+
+def _slices(trial: Trial) -> list[Section]:
+    drawn = evaluation_pictures.drawn_slices(trial)
+    return [Section("slices", "Curves by slice", [], [evaluation_pictures.of_slices(trial)])] if drawn else []
 
 
 def _rates(figures: Mapping[str, Any], rate: str, title: str) -> Rows:
@@ -236,7 +238,7 @@ def _seeds(count: int) -> str:
 
 
 def _merged(merged: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{', '.join(own)} as {name}" for name, own in merged.items())
+    return "; ".join(", ".join(own) for own in merged.values())
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:

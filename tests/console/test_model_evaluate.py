@@ -115,7 +115,7 @@ def test_simulated_clicks_are_told_by_kind_of_robot(evaluate) -> None:  # type: 
     assert {"people", "recall"} <= calibrated["figures"]["by_slice"]["*"].keys()
     assert calibrated["figures"]["by_slice"]["*"]["fpr"] == calibrated["figures"]["global_at_equal_fpr"]["*"]["fpr"]
     page = Path("page.html").read_text()
-    assert "click_farm" in answer.said and page.count("<svg") == 5
+    assert "click_farm" in answer.said and page.count("<svg") == 4
     assert_stands_alone(page)
 
 
