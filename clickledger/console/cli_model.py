@@ -33,7 +33,12 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    kind: Annotated[str, typer.Option(help="network, logistic_regression or velocity.")] = "network",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="network, deep_cross, logistic_regression, velocity; auto: deep_cross if it wins, else network."
+        ),
+    ] = "network",
     fpr_max: Annotated[float, typer.Option(help="Budget: invalidated share of purchasing clicks.")] = 0.01,
     guarded: Annotated[
         bool, typer.Option("--guarded", help="Mature and capped labels only; guardrails may refuse the data.")

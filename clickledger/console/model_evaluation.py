@@ -45,6 +45,9 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model; simulated: runs.")] = 3,
     draws: Annotated[int, typer.Option(min=20, help="Draws of the bootstrap.")] = 1000,
     days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 10.0,
+    options: Annotated[
+        bool, typer.Option("--options", help="Compare the network's options with it: deep_cross, entity_vectors.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write a page with curves and tables here: HTML, self-contained.")
     ] = None,
@@ -56,9 +59,9 @@ def evaluate(
     """
     files = _files(clicks, train, test, simulated)
     if simulated is not None:
-        fields = _simulated(simulated, days, seeds, test_share, draws, report)
+        fields = _simulated(simulated, days, seeds, test_share, draws, options, report)
     else:
-        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, report)
+        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, options, report)
     if report is not None:
         output.say(f"report: {report}")
     output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model deploy MODEL")
@@ -87,6 +90,7 @@ def _of_files(
     test_share: float | None,
     seeds: int,
     draws: int,
+    with_options: bool,
     report: Path | None,
 ) -> dict[str, Any]:
     from clickledger.scoring import examination, offline_dataset  # noqa: PLC0415 - loads torch, which others need not
@@ -108,6 +112,8 @@ def _of_files(
     fields |= seen.as_json()
     table = _say_compared(fields)
     say_calibrated(seen)
+    if with_options:
+        fields["options"] = _options_of_files([recounted for recounted, _ in read], train, test, fields, draws)
     if report is not None:
         _report(report, fields, table, seen)
     return fields
@@ -173,6 +179,40 @@ def _compared(train: Dataset, test: Dataset, seeds: int, draws: int) -> tuple[li
         return entrants, model_comparison.judge(entrants, test, draws, on_draw=steps.advance)
 
 
+def _options_of_files(
+    read: list[Recounted], train: Dataset, test: Dataset, fields: dict[str, Any], draws: int
+) -> dict[str, Any]:
+    from clickledger.scoring import options, tuning  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    network = fields["models"]["network"]
+    seeds = [each["seed"] for each in network["seeds"]]
+    clicks = [click for recounted in read for click in recounted.clicks]
+    with output.progress("training options (models)", options.fits(len(seeds))) as steps:
+        made = options.compare(
+            *options.parts(clicks, train, test),
+            tuning.network_config(network["settings"]),
+            seeds,
+            draws,
+            on_fit=steps.advance,
+        )
+    _say_options("test part", made)
+    return made
+
+
+def _say_options(title: str, made: dict[str, Any]) -> None:
+    rows = [
+        [name, f"{told['auc_lead']:+.4f}", "{:+.4f} to {:+.4f}".format(*told["auc_lead_interval"]), _verdict(told)]
+        for name, told in made["options"].items()
+    ]
+    seeds = ", ".join(map(str, made["seeds"]))
+    columns = ["option", "AUC beside the network", "interval", "verdict"]
+    output.rows(f"options, {title}: mean over seeds {seeds}", columns, rows)
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    return "wins" if told["wins"] else "does not win: not used"
+
+
 def _say_compared(fields: dict[str, Any]) -> Rows:
     from clickledger.console.evaluation_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
 
@@ -234,9 +274,15 @@ def _report(path: Path, fields: dict[str, Any], table: Rows, seen: Examination) 
 
 
 def _simulated(
-    clicks: int, days: float, seeds: int, test_share: float | None, draws: int, report: Path | None
+    clicks: int,
+    days: float,
+    seeds: int,
+    test_share: float | None,
+    draws: int,
+    with_options: bool,
+    report: Path | None,
 ) -> dict[str, Any]:
-    fields, seen = simulate_and_compare(clicks, days, seeds, test_share, draws)
+    fields, seen = simulate_and_compare(clicks, days, seeds, test_share, draws, with_options=with_options)
     tables = _say_simulated(fields)
     say_calibrated(seen)
     if report is not None:
@@ -247,10 +293,17 @@ def _simulated(
 
 
 def simulate_and_compare(
-    clicks: int, days: float, seeds: int, test_share: float | None, draws: int, first_seed: int = 1
+    clicks: int,
+    days: float,
+    seeds: int,
+    test_share: float | None,
+    draws: int,
+    first_seed: int = 1,
+    *,
+    with_options: bool = False,
 ) -> tuple[dict[str, Any], Examination]:
     """The figures of all seeds, and what was seen of the first one."""
-    from clickledger.scoring import examination, simulated_comparison, tuning  # noqa: PLC0415 - loads torch
+    from clickledger.scoring import examination, options, simulated_comparison, tuning  # noqa: PLC0415 - loads torch
     from clickledger.scoring.simulated_comparison import Stage  # noqa: PLC0415 - loads torch
 
     config = simulated_comparison.config_of(clicks, days, first_seed)
@@ -263,9 +316,11 @@ def simulate_and_compare(
         if not seen:
             seen.append(examination.examine(entrants, made.train, made.test, CALIBRATED_FPR, made.robot))
 
-    trainings = tuning.trainings(listed) + len(listed) * seeds
+    trainings = tuning.trainings(listed) + len(listed) * seeds + options.fits(seeds) * with_options
     with output.progress("simulating, training and tuning (models)", trainings) as steps:
-        made = simulated_comparison.compete(configs, share, on_fit=steps.advance, draws=draws, on_run=look)
+        made = simulated_comparison.compete(
+            configs, share, on_fit=steps.advance, draws=draws, on_run=look, with_options=with_options
+        )
     return {"clicks": clicks, "days": days, "test_share": share, **made, **seen[0].as_json()}, seen[0]
 
 
@@ -281,6 +336,8 @@ def _say_simulated(fields: dict[str, Any]) -> list[Rows]:
         output.rows(title, columns, rows)
         told = [[name.replace("_", " "), *cells] for name, *cells in rows]
         tables.append(Rows(title, [each.replace("_", " ") for each in columns], told))
+        if "options" in run:
+            _say_options(f"run {run['seed']}", run["options"])
     least = fields["summary"]
     output.say(
         f"network: recall at least {least['network_recall_min']:.3f}, "

@@ -20,10 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from clickledger.errors import InvariantBroken
-from clickledger.scoring import evaluate, feature_spec, intervals, model_comparison, offline_dataset, simulation, tuning
+from clickledger.scoring import (
+    evaluate,
+    feature_spec,
+    intervals,
+    model_comparison,
+    offline_dataset,
+    options,
+    simulation,
+    tuning,
+)
 from clickledger.scoring import simulation_truth as truths
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.model import Kind, Model
+from clickledger.scoring.options import Part
 from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.simulation import SimulationConfig
 
@@ -45,6 +55,7 @@ class Stage:
     train: Dataset
     test: Dataset
     kind: npt.NDArray[np.int8]
+    parts: tuple[Part, Part]  # the same clicks as options see them
 
     @property
     def robot(self) -> npt.NDArray[np.bool_]:
@@ -70,7 +81,7 @@ def stage(config: SimulationConfig, test_share: float = TEST_SHARE) -> Stage:
             f"simulation: expected {len(truth.kind)} clicks of their own, got {len(recounted.clicks)}"
         )
     train, test, _ = offline_dataset.split_in_time(recounted, test_share, feature_spec.LONGEST_WINDOW_MS)
-    return Stage(train, test, truth.kind[-len(test) :])
+    return Stage(train, test, truth.kind[-len(test) :], options.parts(recounted.clicks, train, test))
 
 
 def compete(
@@ -81,20 +92,28 @@ def compete(
     on_fit: tuning.OnFit = lambda: None,
     draws: int = 0,
     on_run: OnRun = lambda _made, _entrants: None,
+    with_options: bool = False,
 ) -> dict[str, Any]:
     """Train every kind on each run and measure it against the truth of its last part. JSON values.
 
     `on_run` is shown each run with its models; nothing of a run is kept otherwise. `draws` of users make intervals.
+    With options, those of the network are compared with it on each run as well (see `options`).
     """
     remaining = dict(listed or tuning.candidates())
     runs: list[dict[str, Any]] = []
     tried: dict[str, list[dict[str, Any]]] = {}
+    crossed = tuning.cross_candidates()
     for config in configs:
         made = stage(config, test_share)
         entrants = model_comparison.enter(made.train, remaining, seeds=(config.seed,), on_fit=on_fit)
         tried = tried or {entrant.kind: entrant.choice.tried for entrant in entrants}
         remaining = {entrant.kind: (entrant.choice.candidate,) for entrant in entrants}
         runs.append(_run(config, made, entrants, fpr, draws))
+        if with_options:
+            plain = tuning.network_config(runs[-1]["models"]["network"]["settings"])
+            one = (config.seed,)
+            runs[-1]["options"] = options.compare(*made.parts, plain, one, on_fit=on_fit, crossed=crossed)
+            crossed = (tuning.cross_candidate(runs[-1]["options"]["options"]["deep_cross"]["settings"]),)
         on_run(made, entrants)
     return {"fpr": fpr, "runs": runs, "tried": tried, "summary": summary(runs)}
 
