@@ -154,8 +154,8 @@ def describe(rates: Rates) -> list[str]:
     lines = [
         f"slices {', '.join(f'{name} {share:.1%}' for name, share in zip(rates.slices, rates.share, strict=True))}",
         f"{rates.users_per_click:.3f} users a tick and slice for each click",
-        f"{len(rates.withheld['known'])} of {rates.pairs} pairs of models flip at most {KNOWN_FLIPPED_MAX:.1%} of known "
-        "customers",
+        f"{len(rates.withheld['known'])} of {rates.pairs} pairs of models flip at most {KNOWN_FLIPPED_MAX:.1%} of the "
+        "known customers",
     ]
     for name in GROUPS:
         weight = rates.share * rates.of_group[name]

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def drill(
     fault: Annotated[str, typer.Argument(help=f"One of {', '.join(DRILLS)}.")],
     clicks: Annotated[int, typer.Option("--clicks", help="About how many the bad model is to decide.")] = 20_000,
-    rate: Annotated[float, typer.Option("--rate", help="Clicks a second while it can be noticed.")] = 1_000.0,
+    rate: Annotated[float, typer.Option("--rate", help="Clicks a second while it can be noticed.")] = 200.0,
     history: Annotated[
         int | None, typer.Option("--history", help="Clicks to learn from; default 620 times the rate.")
     ] = None,

@@ -14,15 +14,12 @@ from clickledger.console.demo_scene import HOUR_MS, LIVE_END_HOUR_UTC, Scene
 from clickledger.errors import InvalidInput
 from clickledger.scoring import dataset
 from clickledger.scoring.simulation import SimulationConfig, simulate
-from clickledger.scoring.simulation_config import PeopleConfig
 from clickledger.settings import Settings
 
 HISTORY_HOURS, STABLE_HOURS, WATCHED_HOURS = 60.0, 2.0, 6.0
 WITHHELD_HOURS = 6  # of each day, those in which the watched clicks fall
 WATCHED_SECONDS = 60  # for which there are clicks, at the rate of the drill
 CLICKS_MIN, HISTORY_MIN = 1_000, 20_000
-HISTORY_LARGE = 200_000
-SMALL_PURCHASE_SHARE = 0.06  # in a smaller history people buy more often, or it would know too few customers
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,14 @@ def simulated(settings: Settings, clicks: int, rate: float, history: int | None,
     hours = HISTORY_HOURS + STABLE_HOURS + unwatched_hours + WATCHED_HOURS
     end_ms = int(demo_scene.END.timestamp()) * 1000
     start_ms = end_ms - int(hours * HOUR_MS)
-    buying = SMALL_PURCHASE_SHARE if wanted < HISTORY_LARGE else PeopleConfig().purchase_share
-    config = SimulationConfig(
-        clicks=round(hourly * hours), start_ms=start_ms, duration_hours=hours, seed=seed,
-        people=PeopleConfig(purchase_share=buying),
-    )  # fmt: skip
+    config = SimulationConfig(clicks=round(hourly * hours), start_ms=start_ms, duration_hours=hours, seed=seed)
     traffic, truth = simulate(config)
     made = traffic.to_clicks(intake_settings.pseudonyms(settings))
     edges = [start_ms + int(h * HOUR_MS) for h in (HISTORY_HOURS, HISTORY_HOURS + STABLE_HOURS, hours - WATCHED_HOURS)]
     history_end, stable_end, watched_from = (int((traffic.event_time_ms < edge).sum()) for edge in edges)
     from_hour = LIVE_END_HOUR_UTC - WITHHELD_HOURS
     scene = Scene(
-        title=f"{len(made):,} simulated clicks of {hours / 24:.1f} days, {buying:.1%} of people's lead to a purchase",
+        title=f"{len(made):,} simulated clicks of {hours / 24:.1f} days, people and six kinds of robots",
         clicks=made,
         outcomes=traffic.to_outcomes(made),
         history_end=history_end,
