@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails bench bench-ledger bench-detection clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails bench bench-ledger bench-detection gallery clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table 
 
 bench-detection: $(INSTALLED) ## false alarms and delays of detection over six simulated months (tens of minutes)
 	$(BIN)/python -m benchmarks.detection
+
+gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
+	$(BIN)/clickledger model gallery docs/gallery
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

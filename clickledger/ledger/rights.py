@@ -164,6 +164,7 @@ ENTRIES: Mapping[str, Roles] = {
     "deployment_changed": _REPLAYER,
     "rollback_declared": _REPLAYER,
     "counters_restored": (Role.SCORER,),
+    "counters_recounted": (Role.SCORER,),
     "conflicts_recorded": (Role.SCORER,),
     "clicks_rejected": (Role.SCORER,),
     "outcomes_recorded": (Role.INGESTER,),

@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -92,6 +92,15 @@ class Model:
             inputs = torch.from_numpy(self.transform.inputs(features[rows])).to(self.device)
             scores[rows] = _forward(inputs, self._prepared).cpu().numpy()
         return scores
+
+    def telling(self, more: Mapping[str, Any]) -> Model:
+        """The same model with more metadata."""
+        return replace(self, metadata={**self.metadata, **more})
+
+
+def logits(inputs: npt.NDArray[np.float64], layers: Sequence[Layer]) -> npt.NDArray[np.float32]:
+    """Scores of layers that no artefact holds, over inputs (n, columns) in units of 1 / GRID: for trying things out."""
+    return _forward(torch.from_numpy(inputs), _prepare(layers, (), "cpu")).numpy()
 
 
 @torch.inference_mode()
