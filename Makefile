@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring bench bench-ledger \
-	bench-scoring gallery clean
+	bench-scoring bench-detection gallery clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table 
 
 bench-scoring: $(INSTALLED) ## measure counting by size of call, recomputing, forward passes and training
 	$(BIN)/python -m benchmarks counting learning
+
+bench-detection: $(INSTALLED) ## false alarms and delays of detection over six simulated months (tens of minutes)
+	$(BIN)/python -m benchmarks.detection
 
 gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
 	$(BIN)/clickledger model gallery docs/gallery
