@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring bench bench-ledger bench-scoring clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring bench bench-ledger bench-scoring gallery clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table 
 
 bench-scoring: $(INSTALLED) ## measure counting by size of call, recomputing, forward passes and training
 	$(BIN)/python -m benchmarks counting learning
+
+gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
+	$(BIN)/clickledger model gallery docs/gallery
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

@@ -20,6 +20,7 @@ from clickledger.errors import InvalidSetting
 
 QUEUE = "cl:recovery"
 SWEEP_SECONDS = 2.0
+PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
 WAKE_EXPIRES_SECONDS = 10.0
 
@@ -58,6 +59,7 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
     """What beat sends, and how often."""
     every = {
         "detect": chosen.detect_interval_seconds,
+        "page": PAGE_SECONDS,
         "sweep": SWEEP_SECONDS,
         "partitions_ahead": PARTITIONS_SECONDS,
         "sign_checkpoint": chosen.checkpoint_interval_seconds,

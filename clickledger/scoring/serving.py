@@ -204,8 +204,8 @@ class Serving:
         if appended.position is None:
             return
         new_rows = [i for i, outcome in enumerate(appended.outcome) if outcome == "new"]
-        if shadow := self._decider.shadow(attempt.batch, attempt.counts.counted, new_rows):
-            shadow_scores.write(self._conn, attempt.batch, appended.position, shadow)
+        if shadows := self._decider.shadows(attempt.batch, attempt.counts.counted, new_rows):
+            shadow_scores.write(self._conn, attempt.batch, appended.position, shadows)
 
 
 def _answers(messages: Sequence[Message], batch: Batch, appended: Appended, latencies: Sequence[float]) -> list[Answer]:
