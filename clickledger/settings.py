@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from datetime import date
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -41,6 +41,7 @@ def _absolute(value: object) -> object:
 
 HomePath = Annotated[Path, BeforeValidator(_absolute)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_absolute), BeforeValidator(_none_if_empty)]
+OptionalTime = Annotated[time | None, BeforeValidator(_none_if_empty)]
 OptionalSecret = Annotated[str | None, BeforeValidator(_none_if_empty), Field(repr=False)]
 
 
@@ -79,6 +80,8 @@ class Settings(BaseSettings):
     known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
     rollback_policy: Literal["observe", "propose", "auto"] = "auto"
     auto_replay: bool = True  # after a rollback; publishing is always somebody's decision
+
+    daily_training_at: OptionalTime = time(4, 30)  # UTC; empty: no model is trained by itself
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 
