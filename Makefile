@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails bench bench-ledger clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails bench bench-ledger gallery clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table and eventsourcing
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,bench]'
 	$(BIN)/python -m benchmarks append importing tail eventsourcing reading why publish verify checkpoints partitions
+
+gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
+	$(BIN)/clickledger model gallery docs/gallery
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     detect_interval_seconds: float = Field(default=10.0, gt=0)
     known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
     rollback_policy: Literal["observe", "propose", "auto"] = "auto"
-    auto_replay: bool = True  # after a rollback; publishing is always somebody's decision
+    auto_replay: bool = True  # after a rollback
+    auto_publish_gross_micros: int = Field(default=0, ge=0)  # what may be published unasked; 0: nothing
 
     daily_training_at: OptionalTime = time(4, 30)  # UTC; empty: no model is trained by itself
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clickledger import console
-from clickledger.console import model_evaluation, moments, output
+from clickledger.console import model_evaluation, model_gallery, moments, output
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
 from clickledger.errors import Refused
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     models = typer.Typer(no_args_is_help=True, help="Train, evaluate, compare and deploy models.")
     models.command()(train)
     models.command()(model_evaluation.evaluate)
+    models.command()(model_gallery.gallery)
     models.command()(deploy)
     for module in sorted(entry.name for entry in pkgutil.iter_modules(console.__path__)):
         if module.startswith(PREFIX):
@@ -38,7 +39,12 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    kind: Annotated[str, typer.Option(help="network, logistic_regression or velocity.")] = "network",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="network, deep_cross, logistic_regression, velocity; auto: deep_cross if it wins, else network."
+        ),
+    ] = "network",
     as_of: Annotated[
         str | None,
         typer.Option(

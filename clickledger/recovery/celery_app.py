@@ -21,6 +21,7 @@ from clickledger.errors import InvalidSetting
 QUEUE = "cl:recovery"
 TRAINING_QUEUE = "cl:training"  # a worker of its own: training takes minutes, and detection is not to wait for it
 SWEEP_SECONDS = 2.0
+PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
 TRAINING_SECONDS = 60.0  # a run that is due begins, and one that was cut short goes on, within this
 WAKE_EXPIRES_SECONDS = 10.0
@@ -62,6 +63,7 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
     """What beat sends, and how often."""
     every = {
         "detect": chosen.detect_interval_seconds,
+        "page": PAGE_SECONDS,
         "sweep": SWEEP_SECONDS,
         "partitions_ahead": PARTITIONS_SECONDS,
         "sign_checkpoint": chosen.checkpoint_interval_seconds,

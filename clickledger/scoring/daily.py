@@ -182,8 +182,8 @@ class _Loop:
         self._set_calibration(self._model_version, self._model, self._material.calibrate, {})
 
     def _evaluate(self) -> None:
-        part, kind = self._material.calibrate, str(self._run.started.payload["kind"])
-        figures = {kind: _figures(self._model, part)}
+        part, kind = self._material.calibrate, self._model.kind
+        figures: dict[str, dict[str, Any]] = {kind: _figures(self._model, part)}
         if kind != BASELINE:
             figures[BASELINE] = _figures(training.train_logistic_regression(self._material.train), part)
         payload = {

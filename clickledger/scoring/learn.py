@@ -15,7 +15,17 @@ import numpy.typing as npt
 
 from clickledger import errors
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import allocation, calibration, dataset, evaluate, guardrails, judged, labels, training
+from clickledger.scoring import (
+    allocation,
+    calibration,
+    dataset,
+    evaluate,
+    guardrails,
+    judged,
+    labels,
+    options,
+    training,
+)
 from clickledger.scoring import model as models_
 from clickledger.scoring.dataset import Assembled, Dataset, Stretch
 from clickledger.scoring.findings import time_text
@@ -28,6 +38,8 @@ CALIBRATION_SHARE = 0.3  # the last clicks in time; the model is trained on thos
 Trainer = Callable[[Dataset], models_.Model]
 TRAINERS: dict[str, Trainer] = {
     "network": training.train_network,
+    "deep_cross": training.train_deep_cross,
+    "auto": options.best_network,
     "logistic_regression": training.train_logistic_regression,
     "velocity": lambda _: training.velocity_model(),
 }
@@ -143,7 +155,9 @@ def record_set(
 ) -> log.Entry:
     """The entry `dataset_built` of a set; `told` goes into its payload as well."""
     built, weights = material.made.dataset, material.weights
-    return dataset.record_built(conn, built, material.recipe, actor=actor, reason=reason, weights=weights, told=told)
+    return dataset.record_built(
+        conn, built, material.recipe, actor=actor, reason=reason, weights=weights, cold=material.made.cold, told=told
+    )
 
 
 def judge_set(
