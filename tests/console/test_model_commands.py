@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from commands import Command
 from daily_ledger import fill
-from decided_traffic import DAY_MS, STABLE_LIMIT, Traffic, deploy, register
+from decided_traffic import BAD_LIMIT, DAY_MS, STABLE_LIMIT, Traffic, deploy, register
 
 from clickledger.ledger import aliases, database, deployments, log
 
@@ -138,3 +138,29 @@ def test_a_model_is_shown_with_all_that_the_log_says_of_it(ledger: database.Conn
 def test_commands_of_models_are_of_models_only(command: Command) -> None:
     assert command("dataset", 1, as_json=False).code == 2
     assert "dataset" in command("model", "--help", as_json=False).out
+
+
+def test_two_models_are_compared_on_the_same_clicks_that_neither_was_trained_on(
+    ledger: database.Connection, command: Command
+) -> None:
+    harsh = register(ledger, BAD_LIMIT)
+    before = log.head(ledger)
+    answer = command("model", "compare", "live", f"{harsh[0]}:{harsh[1]}")
+    told = answer.fields
+    assert answer.code == 0 and log.head(ledger) == before
+    assert (told["one"], told["other"]) == (pair(2, 2), pair(*harsh))
+    whole = told["slices"]["*"]
+    by_slice = [own for name, own in told["slices"].items() if name != "*"]
+    assert len(by_slice) == 3 and whole["clicks"] == told["clicks"]["rows"] > 1_000
+    for name in ("clicks", "purchases", "crowded", "to_invalid", "to_valid"):
+        assert whole[name] == sum(own[name] for own in by_slice)
+    # The harsh rule takes for robots whoever clicks three times an hour: those with the others' 40, and people.
+    assert whole["to_valid"] == 0 and whole["to_invalid"] > 0
+    assert whole["agreement"] == pytest.approx(1 - whole["to_invalid"] / whole["clicks"])
+    assert whole["ivr"][1] - whole["ivr"][0] == pytest.approx(whole["to_invalid"] / whole["clicks"])
+    assert whole["fpr"][0] == 0 and whole["fpr"][1] > 0
+    # `live` and the version of what is live are the same; a candidate is named by what the loop put there.
+    same = command("model", "compare", 2, "live").fields["slices"]["*"]
+    assert (same["agreement"], same["to_invalid"], same["to_valid"]) == (1.0, 0, 0)
+    assert command("model", "compare", "live", "candidate").code == 2
+    assert command("model", "compare", "live", "2:99").code == 2
