@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     worker_batch_clicks_max: int = Field(default=256, ge=1, le=4096)
     scoring_workers: int = Field(default=1, ge=1, le=256)
     claim_idle_seconds: float = Field(default=15.0, gt=0)  # what a worker took is given to another after this silence
+    restore_at_once_max: int = Field(default=200_000, ge=0)  # lost counters of more clicks come back in two steps
     answer_seconds_max: float = Field(default=5.0, gt=0)  # how long the API waits for decisions before it says 503
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -78,7 +79,8 @@ class Settings(BaseSettings):
     detect_interval_seconds: float = Field(default=10.0, gt=0)
     known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
     rollback_policy: Literal["observe", "propose", "auto"] = "auto"
-    auto_replay: bool = True  # after a rollback; publishing is always somebody's decision
+    auto_replay: bool = True  # after a rollback
+    auto_publish_gross_micros: int = Field(default=0, ge=0)  # what may be published unasked; 0: nothing
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 

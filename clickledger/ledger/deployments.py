@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
@@ -195,10 +195,12 @@ def roll_back(
     actor: str,
     reason: str = "",
     incident_id: int | None = None,
+    considered: Sequence[Mapping[str, Any]] = (),
 ) -> RolledBack:
     """Revoke every epoch that routes to `bad_model` and put `routing` in force, in one entry.
 
-    Raises Refused when the bad model is not live or `routing` still uses it.
+    `considered` says in the entry what else could have been put in force, and why it was not. Raises Refused when the
+    bad model is not live or `routing` still uses it.
     """
     with log.writing(conn) as writer:
         _check_routing(writer, routing)
@@ -206,11 +208,40 @@ def roll_back(
             raise errors.Refused(
                 f"expected a routing without model {bad_model}, got {canonical.canonical_json(routing)}"
             )
-        rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
-        holding = [e for e, text, revoked in rows if revoked is None and bad_model in models_of(json.loads(text))]
-        _require_live(rows[-1][0], json.loads(rows[-1][1]), bad_model)
-        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        epoch, current, holding = _holding(writer, bad_model)
+        _require_live(epoch, current, bad_model)
+        extra: dict[str, Any] = {"bad_model": bad_model, "incident_id": incident_id}
+        extra |= {"considered": [dict(one) for one in considered]} if considered else {}
         return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
+
+
+def fence(
+    conn: database.Connection, bad_model: int, actor: str, reason: str = "", incident_id: int | None = None
+) -> RolledBack:
+    """Revoke every epoch of a model that was replaced meanwhile; what is in force stays so, under a new epoch.
+
+    Its batches in flight are refused from then on; those of the deployment in force pass. The model leaves the shadow.
+    Raises Refused when it is live, or no epoch of it is left to revoke.
+    """
+    with log.writing(conn) as writer:
+        epoch, current, holding = _holding(writer, bad_model)
+        if bad_model in models_of(current):
+            raise errors.Refused(f"model {bad_model} is live in epoch {epoch}: expected one that was replaced")
+        if not holding:
+            _require_live(epoch, current, bad_model)
+        shadow = current.get("shadow")
+        kept = with_candidates(current, candidates_without(current, bad_model))
+        if shadow and int(shadow["model"]) == bad_model:
+            kept |= {"shadow": None}
+        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
+
+
+def _holding(writer: log.Writer, model: int) -> tuple[int, Routing, list[int]]:
+    """The epoch and routing in force, and the epochs that hold a model and were not revoked."""
+    rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
+    holding = [e for e, text, revoked in rows if revoked is None and model in models_of(json.loads(text))]
+    return rows[-1][0], json.loads(rows[-1][1]), holding
 
 
 def _put_in_force(
@@ -264,11 +295,6 @@ def with_candidates(routing: Routing, candidates: list[dict[str, Any]]) -> Routi
     """A routing table with these candidates in place of its own; without any it does not mention them."""
     others = {name: value for name, value in routing.items() if name != "candidates"}
     return {**others, "candidates": candidates} if candidates else others
-
-
-def require_live(deployment: Deployment, model_version: int) -> None:
-    """Raise Refused unless a deployment decides with a model."""
-    _require_live(deployment.epoch, deployment.routing, model_version)
 
 
 def _require_live(epoch: int, routing: Routing, model_version: int) -> None:

@@ -77,9 +77,9 @@ def page(conn: database.Connection, actor: str, now: float | None = None) -> lis
     pages, over = paging.transitions(look(conn, moment), {key: state for key, (state, _) in known.items()}, moment)
     epoch = deployments.current(conn).epoch
     for reading in pages:
-        log.record(conn, PAGED, _fields(conn, reading, epoch, moment), actor)
+        log.record(conn, "signal_paged", _fields(conn, reading, epoch, moment), actor)
     for reading in over:
-        log.record(conn, CLEARED, {"page": known[reading.key][1], "at": moment, **_key(reading)}, actor)
+        log.record(conn, "signal_cleared", {"page": known[reading.key][1], "at": moment, **_key(reading)}, actor)
     return pages
 
 

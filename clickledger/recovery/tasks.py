@@ -125,7 +125,9 @@ def _rules(chosen: settings.Settings) -> ticks.Rules:
 
 
 def _policy(chosen: settings.Settings) -> steps.Policy:
-    return steps.Policy(rollback=chosen.rollback_policy, auto_replay=chosen.auto_replay)
+    return steps.Policy(
+        chosen.rollback_policy, chosen.auto_replay, chosen.auto_publish_gross_micros, chosen.replay_workers
+    )
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def learn(
     train, calibrate = split(built)
     _check_labels(train, calibrate)
     weights = training.sample_weights(built.features, built.human, training.DEFAULT_CONFIG.weight_cap)
-    entry = dataset.record_built(conn, built, recipe, actor=actor, reason=reason, weights=weights)
+    entry = dataset.record_built(conn, built, recipe, actor=actor, reason=reason, weights=weights, cold=made.cold)
     verdict: log.Entry | None = None
     if guarding is not None:
         findings = guardrails.check_dataset(guardrails.gather(conn, recipe, made, weights), guarding.limits)

@@ -153,3 +153,26 @@ def test_amending_to_what_is_in_force_records_nothing(conn: database.Connection)
 
 def shadowed(versions: tuple[int, int]) -> dict[str, int]:
     return {"model": versions[0], "calibration": versions[1]}
+
+
+def test_a_model_that_was_replaced_meanwhile_can_still_be_fenced(conn: database.Connection) -> None:
+    bad, good, newer = model(conn, b"bad"), model(conn, b"good"), model(conn, b"newer")
+    deployments.deploy(conn, routing(*good), "tests")
+    deployments.deploy(conn, routing(*bad), "tests")
+    beside = routing(*newer) | {"shadow": {"model": bad[0], "calibration": bad[1]}}
+    deployments.deploy(conn, beside, "tests")
+    fenced = deployments.fence(conn, bad[0], "tests", "its batches are in flight", incident_id=3)
+    assert (fenced.epoch, fenced.revoked_epochs) == (4, [2])
+    # What replaced it decides on, without the bad model beside it.
+    assert deployments.current(conn).routing == routing(*newer) | {"shadow": None}
+    assert deployments.model_positions(conn, bad[0])[1] == fenced.position  # type: ignore[index]
+    assert rebuild.differences(conn) == []
+    with pytest.raises(errors.Refused, match=f"model {bad[0]} is not live"):
+        deployments.fence(conn, bad[0], "tests")
+
+
+def test_a_live_model_is_rolled_back_not_fenced(conn: database.Connection) -> None:
+    bad = model(conn, b"bad")
+    deployments.deploy(conn, routing(*bad), "tests")
+    with pytest.raises(errors.Refused, match=f"model {bad[0]} is live in epoch 1"):
+        deployments.fence(conn, bad[0], "tests")

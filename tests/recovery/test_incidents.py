@@ -265,6 +265,58 @@ def test_rollback_passes_over_models_that_cannot_read_what_is_recorded_now(conn:
     assert rollback.choose(conn, bad[0])[1:3] == first
 
 
+def test_rollback_says_what_it_considered_and_why_it_took_what_it_took(conn: database.Connection) -> None:
+    first, second, bad, other = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT, 7))
+    version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")
+    broken = (version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests"))
+    for live in (first, second, other):
+        deploy(conn, live)
+    rollback.roll_back(conn, other[0], "tests")
+    deploy(conn, bad, broken)
+    done = rollback.roll_back(conn, bad[0], "tests")
+    told = [(c["found"], c["model_version"], c["why"]) for c in rollback.considered(conn, done)]
+    assert [model for _, model, _ in told] == [broken[0], second[0]]
+    assert told[0][0] == "shadow of epoch 5" and "artefact" in told[0][2]
+    assert told[1] == ("deployment epoch 4", second[0], rollback.TAKEN)
+    assert versions_of(deployments.current(conn).routing) == second
+    # Going back from it in turn, nothing that was rolled back or is bad itself is taken.
+    told = [(c.found, c.why) for c in rollback.choose(conn, second[0]).considered]
+    assert ("deployment epoch 5", f"rolled back at position {done.position}") in told
+    assert told[-1] == ("deployment epoch 1", rollback.TAKEN)
+
+
+def test_rolling_back_an_incident_whose_model_was_replaced_fences_its_batches(conn: database.Connection) -> None:
+    traffic, _, _, incident = raised(conn)
+    in_flight = traffic.batch(10)
+    newer = register(conn, STABLE_LIMIT + 5)
+    deploy(conn, newer)
+    decided_by_newer = traffic.batch(10)
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+    assert versions_of(deployments.current(conn).routing) == newer
+    with pytest.raises(errors.RevokedDeployment):
+        append.append(conn, in_flight, actor="tests")
+    assert append.append(conn, decided_by_newer, actor="tests").position is not None  # nobody revoked that one
+    plan = replay.for_incident(conn, incident.incident_id)
+    assert plan.model_version == newer[0]  # clicks it decided come out as they are
+
+
+def test_incidents_of_two_epochs_are_open_at_once(conn: database.Connection) -> None:
+    traffic, stable, _, first = raised(conn)
+    worse = register(conn, BAD_LIMIT - 1)
+    deploy(conn, worse, stable)
+    for _ in range(10):
+        traffic.append(200)
+    second = detect(conn)
+    assert second is not None and second.model_version == worse[0]
+    assert [i.status.open for i in incidents.listed(conn)] == [True, True]
+    for _ in range(2):
+        steps.advance(conn, Policy(), "tests")
+    assert {status(conn, first), status(conn, second)} == {Status.REPLAYING}
+    assert versions_of(deployments.current(conn).routing) == stable
+    assert rebuild.differences(conn) == []
+
+
 def test_rollback_without_any_stable_model_is_refused_and_says_what_was_tried(conn: database.Connection) -> None:
     bad = register(conn, BAD_LIMIT)
     deploy(conn, bad)
@@ -283,6 +335,91 @@ def test_under_propose_nothing_is_rolled_back_by_itself(conn: database.Connectio
     steps.advance(conn, MANUAL, "tests")
     assert status(conn, incident) is Status.RAISED
     assert versions_of(deployments.current(conn).routing) == bad
+
+
+def test_under_propose_the_rollback_and_its_replay_are_prepared_once(conn: database.Connection) -> None:
+    _, stable, bad, incident = raised(conn)
+    for _ in range(2):
+        steps.advance(conn, MANUAL, "tests")
+    [entry] = log.read(conn, kinds=[incidents.PROPOSED])
+    assert entry.payload["rollback_to"] == {"model": stable[0], "calibration": stable[1]}
+    assert entry.payload["considered"][0]["why"] == rollback.TAKEN
+    assert entry.payload["would_change"]["clicks"] == 2_000
+    assert entry.payload["would_change"]["to_valid"][0] > 0
+    assert f"clickledger rollback --incident {incident.incident_id}" in entry.payload["commands"][0]
+    assert versions_of(deployments.current(conn).routing) == bad
+
+
+def test_under_observe_nothing_is_prepared(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(rollback="observe"), "tests")
+    assert log.read(conn, kinds=[incidents.PROPOSED]) == []
+    assert status(conn, incident) is Status.RAISED
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_small_corrections_are_published_by_policy_and_larger_ones_wait(
+    conn: database.Connection, within: bool
+) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, "tests")
+    assert compared is not None
+    gross = compared.summary["gross_micros"]
+    policy = Policy(auto_publish_gross_micros=gross if within else gross - 1)
+    steps.advance(conn, policy, "tests")
+    assert status(conn, incident) is (Status.PUBLISHED if within else Status.COMPARED)
+    if within:  # what somebody took back stays taken back
+        publishing.revert(conn, run_id, "tests", "no")
+        steps.advance(conn, policy, "tests")
+        assert status(conn, incident) is Status.COMPARED
+
+
+def test_the_timeline_tells_everything_that_happened_about_an_incident(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    number = incident.incident_id
+    incidents.acknowledge(conn, number, "alice")
+    incidents.note(conn, number, "labels were missing from 10 to 16", "alice")
+    other = log.record(conn, "noted", {}, "tests")
+    steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, number).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, "tests")
+    assert compared is not None
+    publishing.publish(conn, run_id, compared.digest, "bob", "")
+    told = incidents.timeline(conn, number)
+    kinds = [entry.kind for entry in told if entry.kind != incidents.MOVED]
+    assert kinds == [
+        "anomaly_raised", "incident_acknowledged", "incident_noted", "rollback_declared", "replay_planned",
+        "replay_staged", "replay_compared", "replay_published",
+    ]  # fmt: skip
+    assert other.position not in {entry.position for entry in told}
+    assert incidents.holders(conn) == {number: "alice"}
+    with pytest.raises(errors.Refused, match="is published: nothing is left to take on"):
+        incidents.acknowledge(conn, number, "bob")
+
+
+def test_an_empty_note_and_one_of_no_incident_are_refused(conn: database.Connection) -> None:
+    with pytest.raises(errors.NotFound):
+        incidents.note(conn, 999, "text", "tests")
+    with pytest.raises(errors.InvalidInput, match="note"):
+        incidents.note(conn, 999, " ", "tests")
+
+
+def test_an_incident_raised_by_hand_is_like_any_other(conn: database.Connection) -> None:
+    _, stable, bad = bad_deployment(conn)
+    incident = incidents.raise_by_hand(conn, None, "alice", "a page said so")
+    assert (incident.model_version, incident.status) == (bad[0], Status.RAISED)
+    with pytest.raises(errors.Refused, match="has an open incident"):
+        incidents.raise_by_hand(conn, bad[0], "bob", "me too")
+    with pytest.raises(errors.Refused, match=f"model: expected one of \\[{bad[0]}\\]"):
+        incidents.raise_by_hand(conn, stable[0], "bob", "that one")
+    steps.advance(conn, Policy(), "tests")
+    assert versions_of(deployments.current(conn).routing) == stable
 
 
 def test_a_rollback_whose_incident_was_not_moved_any_more_is_taken_up(conn: database.Connection) -> None:
