@@ -13,7 +13,7 @@ LEDGER = (
     "append", "importing", "tail", "eventsourcing", "reading", "why", "publish", "publications", "verify",
     "checkpoints", "partitions",
 )  # fmt: skip
-NAMES = (*LEDGER, "ingest", "latency", "replay")
+NAMES = (*LEDGER, "ingest", "latency", "replay", "recovery")
 
 
 def main(words: list[str] | None = None) -> int:
