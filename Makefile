@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-recovery bench bench-ledger bench-recovery clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-recovery bench bench-ledger bench-recovery gallery clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table 
 
 bench-recovery: $(INSTALLED) ## measure replay beside its pipe limit, publications, and live decisions during a replay
 	$(BIN)/python -m benchmarks publish replay recovery
+
+gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
+	$(BIN)/clickledger model gallery docs/gallery
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     cap_advertiser_micros: OptionalCap = Field(default=5_000_000_000, ge=0)
     cap_day_micros: OptionalCap = Field(default=50_000_000_000, ge=0)
     propose_interval_seconds: float = Field(default=3600.0, gt=0)  # between looks for corrections to propose
-    auto_replay: bool = True  # after a rollback; publishing is always somebody's decision
+    auto_replay: bool = True  # after a rollback
+    auto_publish_gross_micros: int = Field(default=0, ge=0)  # what may be published unasked; 0: nothing
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 

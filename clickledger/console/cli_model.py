@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clickledger.console import cli_dataset, model_evaluation, output, services
+from clickledger.console import cli_dataset, model_evaluation, model_gallery, output, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database, deployments
 from clickledger.ledger.rights import Role
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     models = typer.Typer(no_args_is_help=True, help="Train, evaluate, list and deploy models.")
     models.command()(train)
     models.command()(model_evaluation.evaluate)
+    models.command()(model_gallery.gallery)
     models.command(name="list")(list_models)
     models.command()(deploy)
     cli_dataset.register(models)
@@ -32,7 +33,12 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    kind: Annotated[str, typer.Option(help="network, logistic_regression or velocity.")] = "network",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="network, deep_cross, logistic_regression, velocity; auto: deep_cross if it wins, else network."
+        ),
+    ] = "network",
     fpr_max: Annotated[float, typer.Option(help="Budget: invalidated share of purchasing clicks.")] = 0.01,
     guarded: Annotated[
         bool, typer.Option("--guarded", help="Mature and capped labels only; guardrails may refuse the data.")

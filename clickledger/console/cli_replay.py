@@ -7,6 +7,7 @@ success names the next command.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from clickledger.console.cli_recovery import ActorOption, ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import attached, connected, ledger, named
 from clickledger.ledger import comparison, four_eyes, runs
+from clickledger.ledger.authority_map import SPARSE
 from clickledger.ledger.rights import Role
 from clickledger.recovery import progress, publishing, throttle
 
@@ -63,10 +65,10 @@ def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
 
 def list_proposals(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """List proposed corrections that wait for somebody: undecided clicks resolved, purchases that came late."""
-    from clickledger.recovery import proposals  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import due_corrections  # noqa: PLC0415 - loads torch, which others need not pay
 
     with ledger(folder, Role.AUDITOR_READER) as conn:
-        found = proposals.listed(conn)
+        found = due_corrections.listed(conn)
     columns = ("run", "proposed at", "what", "clicks", "flips", "change in micros", "digest")
     lines = [
         (p.run_id, p.proposed_at.isoformat(), p.what, p.clicks, p.summary["flips"], _change(p.summary), p.digest)
@@ -166,16 +168,40 @@ def resume(
 
 
 def compare(
-    run_id: RunArgument, actor: ActorOption = None, folder: HomeOption = None, as_json: JsonOption = False
+    run_id: RunArgument,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with all of it and pictures.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Show the newest comparison; make none.")] = False,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare a finished run with what is in force now: flips and money. Earlier comparisons of it become stale."""
+    """Compare a finished run with what is in force now: flips, money, rates. Earlier comparisons of it become stale.
+
+    A run that is published is shown as it was compared before.
+    """
+    from clickledger.recovery import effects  # noqa: PLC0415 - for these two commands only
+
     with ledger(folder) as conn:
-        compared = publishing.compare(conn, run_id, named(actor))
         run = progress.of_run(conn, run_id)
+        if not last and run.stage != "published":
+            publishing.compare(conn, run_id, named(actor))
+            run = progress.of_run(conn, run_id)
+        compared = comparison.latest(conn, run_id)
+        detailed = effects.of_run(conn, run_id) if runs.get(conn, run_id).kind != SPARSE else None
     words.show_comparison(compared)
+    if detailed is not None:
+        words.show_effects(detailed)
+        if report is not None:
+            from clickledger.console import comparison_report, report_page  # noqa: PLC0415 - loads matplotlib
+
+            report_page.write(report, comparison_report.page(detailed))
+            output.say(f"report: {report}")
+    elif report is not None:
+        raise errors.Refused(f"run {run_id} corrects single clicks: a report is of a run over a range")
     output.hint(words.after_comparison(run, compared))
     if as_json:
-        output.result(words.comparison_fields(compared))
+        fields = {} if detailed is None else {"effects": effects.fields(detailed)}
+        output.result(words.comparison_fields(compared) | fields)
 
 
 def publish(

@@ -2,6 +2,8 @@
 
 Invariants:
 - a deployment is the whole routing table under one epoch, and epochs only grow;
+- beside the routes, which decide, it names the `shadow`, the stable model that the detector compares with, and may name
+  `candidates`, further models that run in shadow; what runs in shadow decides nothing and is never revoked;
 - a rollback revokes every epoch that routes to the bad model, in the entry that deploys the replacement: once it
   commits, no decision of that model can be appended.
 """
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from clickledger import errors
@@ -22,6 +26,8 @@ Routing = dict[str, Any]
 SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
     FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
+SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
+SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
 SELECT_DEPLOYMENTS = (
     "SELECT epoch, routing, from_position, to_position, revoked_position FROM deployments ORDER BY epoch"
 )
@@ -38,6 +44,13 @@ class Deployment:
     routing: Routing
     position: int
     recorded_at: datetime
+
+
+class Unchanged(NamedTuple):
+    """The newest epochs with the same routes and stable model, newest first, and the position the first began at."""
+
+    epochs: list[int]
+    position: int
 
 
 class RolledBack(NamedTuple):
@@ -136,16 +149,43 @@ def newest_calibration(conn: database.Connection, model_version: int) -> int:
     return int(row[0])
 
 
+def amend(
+    conn: database.Connection,
+    change: Callable[[Routing], Routing],
+    actor: str,
+    reason: str = "",
+    extra: dict[str, Any] | None = None,
+) -> int:
+    """Deploy what `change` makes of the routing in force, which nobody replaces meanwhile; the epoch then in force.
+
+    `extra` goes into the payload of the entry. Nothing is recorded where `change` changes nothing.
+    """
+    with log.writing(conn) as writer:
+        epoch, text = writer.execute(SELECT_ROUTING)[0]
+        routing = change(json.loads(text))
+        if routing == json.loads(text):
+            return int(epoch)
+        _check_routing(writer, routing)
+        return _put_in_force(writer, "deployment_changed", routing, [], actor, reason, extra or {}).epoch
+
+
 def promote(
     conn: database.Connection, model_version: int, calibration_version: int, actor: str, reason: str = ""
 ) -> int:
-    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch."""
-    before = current(conn).routing
+    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch.
+
+    Candidates run on in shadow, but for the one that was promoted.
+    """
+    return amend(conn, lambda before: _promoted(before, model_version, calibration_version), actor, reason)
+
+
+def _promoted(before: Routing, model_version: int, calibration_version: int) -> Routing:
     others = [route for route in before["routes"] if route["model"] != model_version]
     stable = others[0] if others else before.get("shadow")
     shadow = {"model": stable["model"], "calibration": stable["calibration"]} if stable else None
     route = {"slice": "*", "share": 1.0, "model": model_version, "calibration": calibration_version}
-    return deploy(conn, {"routes": [route], "shadow": shadow}, actor, reason)
+    kept = [route for route in candidates_without(before, model_version) if route != shadow]
+    return with_candidates({"routes": [route], "shadow": shadow}, kept)
 
 
 def roll_back(
@@ -155,10 +195,12 @@ def roll_back(
     actor: str,
     reason: str = "",
     incident_id: int | None = None,
+    considered: Sequence[Mapping[str, Any]] = (),
 ) -> RolledBack:
     """Revoke every epoch that routes to `bad_model` and put `routing` in force, in one entry.
 
-    Raises Refused when the bad model is not live or `routing` still uses it.
+    `considered` says in the entry what else could have been put in force, and why it was not. Raises Refused when the
+    bad model is not live or `routing` still uses it.
     """
     with log.writing(conn) as writer:
         _check_routing(writer, routing)
@@ -166,11 +208,40 @@ def roll_back(
             raise errors.Refused(
                 f"expected a routing without model {bad_model}, got {canonical.canonical_json(routing)}"
             )
-        rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
-        holding = [e for e, text, revoked in rows if revoked is None and bad_model in models_of(json.loads(text))]
-        _require_live(rows[-1][0], json.loads(rows[-1][1]), bad_model)
-        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        epoch, current, holding = _holding(writer, bad_model)
+        _require_live(epoch, current, bad_model)
+        extra: dict[str, Any] = {"bad_model": bad_model, "incident_id": incident_id}
+        extra |= {"considered": [dict(one) for one in considered]} if considered else {}
         return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
+
+
+def fence(
+    conn: database.Connection, bad_model: int, actor: str, reason: str = "", incident_id: int | None = None
+) -> RolledBack:
+    """Revoke every epoch of a model that was replaced meanwhile; what is in force stays so, under a new epoch.
+
+    Its batches in flight are refused from then on; those of the deployment in force pass. The model leaves the shadow.
+    Raises Refused when it is live, or no epoch of it is left to revoke.
+    """
+    with log.writing(conn) as writer:
+        epoch, current, holding = _holding(writer, bad_model)
+        if bad_model in models_of(current):
+            raise errors.Refused(f"model {bad_model} is live in epoch {epoch}: expected one that was replaced")
+        if not holding:
+            _require_live(epoch, current, bad_model)
+        shadow = current.get("shadow")
+        kept = with_candidates(current, candidates_without(current, bad_model))
+        if shadow and int(shadow["model"]) == bad_model:
+            kept |= {"shadow": None}
+        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
+
+
+def _holding(writer: log.Writer, model: int) -> tuple[int, Routing, list[int]]:
+    """The epoch and routing in force, and the epochs that hold a model and were not revoked."""
+    rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
+    holding = [e for e, text, revoked in rows if revoked is None and model in models_of(json.loads(text))]
+    return rows[-1][0], json.loads(rows[-1][1]), holding
 
 
 def _put_in_force(
@@ -189,8 +260,12 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
     routes = routing.get("routes")
     if not isinstance(routes, list) or not routes:
         raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
-    shadow = [routing["shadow"]] if routing.get("shadow") else []
-    for route in [*routes, *shadow]:
+    if not isinstance(routing.get("candidates", []), list):
+        raise errors.InvalidInput(f"routing: expected a list of candidates, got {routing['candidates']!r}")
+    beside = in_shadow(routing)
+    if any(route in beside[:i] for i, route in enumerate(beside)):
+        raise errors.InvalidInput(f"routing: expected each model and calibration in shadow once, got {beside!r}")
+    for route in [*routes, *beside]:
         if not isinstance(route, dict) or not {"model", "calibration"} <= route.keys():
             raise errors.InvalidInput(f"routing: expected model and calibration in each route, got {route!r}")
         known = writer.execute(
@@ -202,13 +277,24 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
 
 
 def models_of(routing: Routing) -> set[int]:
-    """Versions of the models a routing table decides with (its shadow decides nothing)."""
+    """Versions of the models a routing table decides with (what is in shadow decides nothing)."""
     return {int(route["model"]) for route in routing["routes"]}
 
 
-def require_live(deployment: Deployment, model_version: int) -> None:
-    """Raise Refused unless a deployment decides with a model."""
-    _require_live(deployment.epoch, deployment.routing, model_version)
+def in_shadow(routing: Routing) -> list[dict[str, Any]]:
+    """Model and calibration of whatever runs in shadow: the stable model first, where there is one, then candidates."""
+    return [*([routing["shadow"]] if routing.get("shadow") else []), *routing.get("candidates", [])]
+
+
+def candidates_without(routing: Routing, model_version: int) -> list[dict[str, Any]]:
+    """The candidates of a routing table but for one model."""
+    return [route for route in routing.get("candidates", []) if route["model"] != model_version]
+
+
+def with_candidates(routing: Routing, candidates: list[dict[str, Any]]) -> Routing:
+    """A routing table with these candidates in place of its own; without any it does not mention them."""
+    others = {name: value for name, value in routing.items() if name != "candidates"}
+    return {**others, "candidates": candidates} if candidates else others
 
 
 def _require_live(epoch: int, routing: Routing, model_version: int) -> None:
@@ -223,6 +309,14 @@ def current(conn: database.Connection) -> Deployment:
     if row is None:
         raise errors.InvariantBroken("no deployment: expected at least epoch 0")
     return Deployment(row[0], json.loads(row[1]), row[2], row[3])
+
+
+def unchanged(conn: database.Connection) -> Unchanged:
+    """Since when the same routes and the same stable model are in force, whatever candidates came and went."""
+    rows = conn.execute(SELECT_NEWEST_FIRST).fetchall()
+    routing = with_candidates(json.loads(rows[0][1]), [])
+    alike = list(takewhile(lambda row: with_candidates(json.loads(row[1]), []) == routing, rows))
+    return Unchanged([epoch for epoch, _, _ in alike], alike[-1][2])
 
 
 def model_positions(conn: database.Connection, model_version: int) -> tuple[int, int] | None:

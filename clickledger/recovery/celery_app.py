@@ -21,6 +21,7 @@ from clickledger.errors import InvalidSetting
 
 QUEUE = "cl:recovery"
 SWEEP_SECONDS = 2.0
+PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
 WAKE_EXPIRES_SECONDS = 10.0
 NICENESS = 5  # a third of the CPU that a scoring worker gets where both want a core
@@ -60,6 +61,7 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
     """What beat sends, and how often."""
     every = {
         "detect": chosen.detect_interval_seconds,
+        "page": PAGE_SECONDS,
         "sweep": SWEEP_SECONDS,
         "propose_corrections": chosen.propose_interval_seconds,
         "partitions_ahead": PARTITIONS_SECONDS,

@@ -152,7 +152,13 @@ def for_counters(conn: database.Connection, since: datetime, until: datetime, ma
 def _rebuilt(conn: database.Connection, lo: int, hi: int) -> int | None:
     """Where in [lo, hi) counters were made anew from the log, with nothing kept of what they had held."""
     entries = log.read(conn, after=lo - 1, kinds=["counters_restored"])
-    return next((e.position for e in entries if e.position < hi and e.payload.get("kept") is None), None)
+    return next((e.position for e in entries if e.position < hi and _is_whole(e.payload)), None)
+
+
+def _is_whole(payload: dict[str, Any]) -> bool:
+    """Whether restored counters hold all that the log does and nothing else, in full windows."""
+    kept = payload.get("kept_used", payload.get("kept") is not None)
+    return not kept and payload.get("since_ms") is None
 
 
 def _plan(conn: database.Connection, lo: int, hi: int, what: What, why: str, incident_id: int | None) -> Plan:

@@ -15,7 +15,7 @@ from clickledger.errors import ClickledgerError, InvalidSetting
 from clickledger.ledger import checkpoint_key_file, checkpoints, database, partitions
 from clickledger.ledger.caps import AUTOMATIC
 from clickledger.ledger.rights import Role
-from clickledger.recovery import anomaly, chunks, progress, proposals, steps, working
+from clickledger.recovery import anomaly, chunks, due_corrections, pages, progress, steps, ticks, working
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
 from clickledger.recovery.throttle import Throttle
 
@@ -32,16 +32,19 @@ def detect() -> None:
     with _connection(chosen) as conn, steps.alone(conn, "detect") as mine:
         if not mine:
             return
-        raised = anomaly.detect(
-            conn,
-            tick_seconds=chosen.detect_interval_seconds,
-            purchase_age_seconds=chosen.known_customer_purchase_age_hours * 3600,
-            actor=ACTOR,
-        )
+        raised = anomaly.detect(conn, _rules(chosen), ACTOR)
         if raised is not None:
             logger.warning("incident %d: model %d is anomalous", raised.incident_id, raised.model_version)
             steps.advance(conn, _policy(chosen), ACTOR)
             _wake_for_all(conn, chosen)
+
+
+@task
+def page() -> None:
+    """Compare rates with those of earlier weeks; what stands out is an entry of the log, and nothing acts on it."""
+    with _connection(settings.load()) as conn, steps.alone(conn, "page") as mine:
+        for reading in pages.page(conn, ACTOR) if mine else []:
+            logger.warning("page: %s of slice %s is %s, evidence %.0f", *reading.key, reading.evidence)
 
 
 @task
@@ -84,7 +87,7 @@ def finish(run_id: int) -> None:
 def propose_corrections() -> None:
     """Propose what undecided clicks are to be decided as, and what purchases show to be wrong."""
     with _connection(settings.load()) as conn, steps.alone(conn, "propose") as mine:
-        if not mine or (found := proposals.look(conn, ACTOR)) is None:
+        if not mine or (found := due_corrections.look(conn, ACTOR)) is None:
             return
         if found.too_many:
             logger.warning(
@@ -102,6 +105,7 @@ def partitions_ahead() -> None:
         if not mine:
             return
         partitions.ensure_ahead(conn)
+        ticks.forget_old(conn)
         if frozen := partitions.freeze_closed(conn):
             logger.info("froze %d partitions, %s to %s", len(frozen), frozen[-1], frozen[0])
         for warning in partitions.watch(conn).warnings:
@@ -142,8 +146,14 @@ def _wake_for_all(conn: database.Connection, chosen: settings.Settings) -> None:
                 wake(replay_chunks, run.run_id)
 
 
+def _rules(chosen: settings.Settings) -> ticks.Rules:
+    return ticks.Rules(chosen.detect_interval_seconds, chosen.known_customer_purchase_age_hours * 3600)
+
+
 def _policy(chosen: settings.Settings) -> steps.Policy:
-    return steps.Policy(rollback=chosen.rollback_policy, auto_replay=chosen.auto_replay)
+    return steps.Policy(
+        chosen.rollback_policy, chosen.auto_replay, chosen.auto_publish_gross_micros, chosen.replay_workers
+    )
 
 
 @contextmanager

@@ -10,7 +10,17 @@ import numpy as np
 
 from clickledger import errors
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import allocation, calibration, dataset, evaluate, guardrails, judged, labels, training
+from clickledger.scoring import (
+    allocation,
+    calibration,
+    dataset,
+    evaluate,
+    guardrails,
+    judged,
+    labels,
+    options,
+    training,
+)
 from clickledger.scoring import model as models_
 from clickledger.scoring.dataset import Dataset, Stretch
 from clickledger.scoring.guardrails import Guarding
@@ -22,6 +32,8 @@ CALIBRATION_SHARE = 0.3  # the last clicks in time; the model is trained on thos
 Trainer = Callable[[Dataset], models_.Model]
 TRAINERS: dict[str, Trainer] = {
     "network": training.train_network,
+    "deep_cross": training.train_deep_cross,
+    "auto": options.best_network,
     "logistic_regression": training.train_logistic_regression,
     "velocity": lambda _: training.velocity_model(),
 }
@@ -75,7 +87,7 @@ def learn(
     train, calibrate = split(built)
     _check_labels(train, calibrate)
     weights = training.sample_weights(built.features, built.human, training.DEFAULT_CONFIG.weight_cap)
-    entry = dataset.record_built(conn, built, recipe, actor=actor, reason=reason, weights=weights)
+    entry = dataset.record_built(conn, built, recipe, actor=actor, reason=reason, weights=weights, cold=made.cold)
     verdict: log.Entry | None = None
     if guarding is not None:
         findings = guardrails.check_dataset(guardrails.gather(conn, recipe, made, weights), guarding.limits)
@@ -91,7 +103,7 @@ def learn(
         "guardrails_position": verdict and verdict.position,
     }
     version = deployments.register_model(
-        conn, models_.to_artefact(trained), kind, {**trained.metadata, **made_from}, actor, reason
+        conn, models_.to_artefact(trained), trained.kind, {**trained.metadata, **made_from}, actor, reason
     )
     calibrated = deployments.set_calibration(conn, version, found.thresholds, found.metadata, actor, reason)
     return Learned(version, calibrated, metrics, len(built), int(built.purchased.sum()))

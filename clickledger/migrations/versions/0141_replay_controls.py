@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "replay_controls"
-down_revision = "early_purchases"
+down_revision = "signal_ticks"
 branch_labels = None
 depends_on = None
 
