@@ -27,6 +27,8 @@ SELECT_ENTRIES = """
 SELECT_HEAD = "SELECT position, chain_hash, recorded_at FROM log ORDER BY position DESC LIMIT 1"
 RECORD_ENTRY = "SELECT position, recorded_at, chain_hash FROM record_entry(%s, %s, %s, %s, %s)"
 
+SELECT_RECORDED_AT = "SELECT recorded_at FROM log WHERE position = %s"
+
 NO_LIMIT = (1 << 63) - 1
 
 
@@ -154,3 +156,17 @@ def entry(conn: database.Connection, position: int) -> Entry:
     if not found or found[0].position != position:
         raise errors.NotFound(f"the log has no entry at position {position}")
     return found[0]
+
+
+def position_at(conn: database.Connection, moment: datetime) -> int:
+    """The first position recorded at a moment or later, the one after the head without any.
+
+    Found by halving: entries are recorded in the order of their positions, as far as the server's clock does not go
+    back, and no index is kept for so seldom a question.
+    """
+    lo, hi = 1, head(conn).position + 1
+    while lo < hi:
+        middle = (lo + hi) // 2
+        row = conn.execute(SELECT_RECORDED_AT, (middle,)).fetchone()
+        lo, hi = (middle + 1, hi) if row is not None and row[0] < moment else (lo, middle)
+    return lo
