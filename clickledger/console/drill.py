@@ -59,7 +59,8 @@ def stable(story: Story) -> Versions:
             conn, actor=ACTOR, reason="all labels", up_to_position=story.history_position, **scene.learning
         )
         versions = learned.model_version, learned.calibration_version
-        deployments.promote(conn, *versions, ACTOR, "stable")
+        # Without a shadow: beside the rule of a new ledger, which invalidates little, any trained model looks like a fault.
+        deployments.deploy(conn, {"routes": [_route(versions)], "shadow": None}, ACTOR, "stable")
     with story.act(f"{scene.stable_end - scene.history_end:,} clicks decided by it"):
         story.send(scene.stable_end)
     return versions
@@ -96,7 +97,7 @@ def _let_slip(story: Story, bad: Versions, watched_from: int) -> None:
     unwatched = watched_from - scene.stable_end
     if unwatched > 0:
         with story.act(f"it decides {unwatched:,} clicks with nothing in shadow: nobody can notice"):
-            route = {"slice": "*", "share": 1.0, "model": bad[0], "calibration": bad[1]}
+            route = _route(bad)
             before = deployments.current(conn).routing["routes"][0]
             deployments.deploy(conn, {"routes": [route], "shadow": None}, ACTOR, "deployed without a shadow")
             story.send(watched_from)
@@ -121,6 +122,10 @@ def _let_slip(story: Story, bad: Versions, watched_from: int) -> None:
         "rolled_back_after_seconds": round((rolled_back.recorded_at - raised.recorded_at).total_seconds(), 3),
     }
     output.say(f"    noticed {noticed:.1f} s after it could be, by {', '.join(raised.payload['signals'])}")
+
+
+def _route(versions: Versions) -> dict[str, Any]:
+    return {"slice": "*", "share": 1.0, "model": versions[0], "calibration": versions[1]}
 
 
 def _send_until_rolled_back(story: Story, epoch: int) -> int:
