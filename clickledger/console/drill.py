@@ -59,7 +59,7 @@ def stable(story: Story) -> Versions:
             conn, actor=ACTOR, reason="all labels", up_to_position=story.history_position, **scene.learning
         )
         versions = learned.model_version, learned.calibration_version
-        # Without a shadow: beside the rule of a new ledger, which invalidates little, any trained model looks like a fault.
+        # Without a shadow: beside the rule of a new ledger, which invalidates little, any trained model looks bad.
         deployments.deploy(conn, {"routes": [_route(versions)], "shadow": None}, ACTOR, "stable")
     with story.act(f"{scene.stable_end - scene.history_end:,} clicks decided by it"):
         story.send(scene.stable_end)
