@@ -77,7 +77,7 @@ class Settings(BaseSettings):
 
     replay_workers: int = Field(default=2, ge=1, le=256)
     lease_seconds: float = Field(default=10.0, gt=0)  # a chunk whose worker is silent this long is given to another
-    replay_live_p99_ms_max: float = Field(default=50.0, ge=0)  # above it replays pause; 0 = never
+    replay_live_p99_ms_max: float = Field(default=25.0, ge=0)  # above it replays pause; 0 = never
 
     detect_interval_seconds: float = Field(default=10.0, gt=0)
     known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
