@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import getpass
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clickledger import errors, settings
+from clickledger import settings
 from clickledger.console import output, services
 from clickledger.console.cli_services import load
-from clickledger.ledger import database
+from clickledger.ledger import comparison, database, log
+from clickledger.ledger.authority_map import BACKTEST
 from clickledger.ledger.comparison import Comparison
 from clickledger.ledger.rights import Role
-from clickledger.recovery import progress
 from clickledger.recovery.incidents import Incident
 from clickledger.recovery.progress import Progress
 
 if TYPE_CHECKING:  # importing these takes a second: models come with torch
-    from clickledger.recovery.replay import Plan, Preview
+    from clickledger.recovery.effects import Effects
+    from clickledger.recovery.plans import Plan
+    from clickledger.recovery.preview import Preview
     from clickledger.recovery.sampling import Interval
 
-POLL_SECONDS = 0.2
-SILENT_SECONDS = 15.0  # without progress: say where to look
+WORDS = {
+    "anomaly_raised": "raised",
+    "incident_noted": "note",
+    "incident_acknowledged": "acknowledged",
+    "rollback_proposed": "rollback proposed",
+}
 MICROS = 1_000_000
 COUNTS = ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")
 SELDOM = ("to_undecided", "carried")  # left out where all are 0, so that a table fits a narrow terminal
@@ -37,6 +42,11 @@ def actor() -> str:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user may have no name
         return "cli"
+
+
+def named(given: str | None) -> str:
+    """Who gives the command: as they say, or the user's name."""
+    return given or actor()
 
 
 def attached(folder: Path | None) -> settings.Settings:
@@ -74,24 +84,62 @@ def comparison_fields(compared: Comparison) -> dict[str, Any]:
     return compared.summary | named | {name: compared.by(name) for name in ("slice", "advertiser_id", "currency")}
 
 
-def after_incident(incident: Incident) -> str:
-    """The command that follows for whoever looks at an incident."""
-    number = incident.incident_id
+def step(entry: log.Entry) -> str:
+    """What an entry of an incident's timeline says happened."""
+    payload = entry.payload
+    if entry.kind == "incident_moved":
+        return str(payload["status"])
+    if entry.kind == "rollback_declared":
+        models = ", ".join(str(route["model"]) for route in payload["routing"]["routes"])
+        return f"model {payload['bad_model']} fenced, model {models} in force"
+    if entry.kind.startswith("replay_"):
+        run = payload.get("run_id", entry.position)
+        flips = f", {payload['flips']} flips" if entry.kind == "replay_compared" else ""
+        return f"run {run} {entry.kind.removeprefix('replay_')}{flips}"
+    return WORDS[entry.kind]
+
+
+def after_incident(conn: database.Connection, incident: Incident) -> str:
+    """The command that follows for whoever looks at an incident, its ids filled in."""
+    number, run = incident.incident_id, incident.run_id
     following = {
         "raised": f"clickledger rollback --incident {number} --reason ...",
         "rolled_back": f"clickledger replay plan --incident {number}",
-        "replaying": f"clickledger replay watch {incident.run_id}",
-        "compared": f"clickledger replay watch {incident.run_id}",
-        "published": f"clickledger replay revert {incident.run_id} --reason ... would undo it",
+        "replaying": f"clickledger replay watch {run}",
+        "published": f"clickledger replay revert {run} --reason ... would undo it",
     }
+    if incident.status.value == "compared" and run is not None:
+        return f"clickledger replay publish {run} --digest {comparison.latest(conn, run).digest} --reason ..."
     return following.get(incident.status.value, "clickledger incident list")
 
 
 def after_comparison(run: Progress, compared: Comparison) -> str:
     """The command that follows a comparison."""
+    if run.kind == BACKTEST:
+        return f"clickledger replay cancel {run.run_id} --reason ... once it is not needed; it is never published"
     if run.stage == "published":
         return f"clickledger replay revert {run.run_id} --reason ... would undo it"
     return f"clickledger replay publish {run.run_id} --digest {compared.digest} --reason ..."
+
+
+def show_considered(considered: list[dict[str, Any]]) -> None:
+    """What a rollback could go back to, in the order it was looked at, and why each was taken or not."""
+    columns = ("found", "model", "calibration", "taken, or why not")
+    lines = [(c["found"], c["model_version"], c["calibration_version"], c["why"]) for c in considered]
+    output.rows("considered to go back to", columns, lines)
+
+
+def show_proposal(proposed: dict[str, Any]) -> None:
+    """What policy `propose` prepared for an incident."""
+    to, change = proposed["rollback_to"], proposed["would_change"]
+    output.say(f"proposed: back to model {to['model']} with calibration {to['calibration']} ({proposed['found']})")
+    show_considered(proposed["considered"])
+    if change.get("to_valid"):
+        money = ", ".join(f"{m[0] / MICROS:+,.2f} {name}" for name, m in change["change_micros"].items())
+        output.say(
+            f"a replay of the {change['clicks']:,} clicks so far would make about {change['to_valid'][0]:,.0f} valid "
+            f"and {change['to_invalid'][0]:,.0f} invalid ({money}) in {change['seconds']:g} s"
+        )
 
 
 def show_readings(evidence: dict[str, Any]) -> None:
@@ -114,27 +162,28 @@ def _raises_at(reading: dict[str, Any]) -> str:
     return " or ".join(filter(None, (alone, together)))
 
 
-def options_of(plan: Plan) -> str:
-    """The options that describe a plan again."""
-    scope = [f"--slice {name}" for name in plan.scope.get("slices", ())]
-    scope += [f"--advertiser {name}" for name in plan.scope.get("advertisers", ())]
-    if plan.incident_id is not None:
-        return " ".join([f"--incident {plan.incident_id}", *scope])
-    versions = f"--model {plan.model_version} --calibration {plan.calibration_version}"
-    return " ".join([f"--positions {plan.lo} {plan.hi} {versions}", *scope])
-
-
 def show_plan(plan: Plan, preview: Preview) -> None:
     """A plan and what it would do."""
     estimate = preview.estimate
+    through = f"model {plan.model_version} with calibration {plan.calibration_version}"
+    if not plan.model_version:
+        through = "the models that decided them"
+    aside = ", as a backtest" if plan.kind == BACKTEST else ""
     output.say(
-        f"replay of {preview.clicks} clicks at positions [{plan.lo}, {plan.hi}) through model {plan.model_version} "
-        f"with calibration {plan.calibration_version}, about {preview.seconds:.0f} s"
+        f"{plan.mode} {preview.clicks} clicks at positions [{plan.lo}, {plan.hi}) in {preview.chunks} chunks through "
+        f"{through}{aside}"
     )
+    output.say(f"because: {plan.why}")
+    value, shortest, longest = preview.seconds
+    rate = f"{preview.clicks_per_second:,.0f} clicks/s a worker, as measured on a sample"
+    output.say(f"about {value:,.0f} s ({shortest:,.0f} to {longest:,.0f}), at {rate}")
     output.say(f"estimated from {estimate.sampled_clicks} clicks, with 95% intervals:")
     flips = {"to valid": estimate.to_valid, "to invalid": estimate.to_invalid, "to undecided": estimate.to_undecided}
     lines = [(name, _number(interval, 1)) for name, interval in flips.items()]
     lines += [(f"billed, {name}", _number(interval, MICROS)) for name, interval in estimate.change_micros.items()]
+    for groups in (estimate.by_slice, estimate.by_advertiser):
+        for group, money in groups.items():
+            lines += [(f"billed, {name}, {group}", _number(interval, MICROS)) for name, interval in money.items()]
     output.rows("would change", ("what", "by"), lines)
     for why, count in preview.not_replayed.items():
         output.say(f"stays as it is: {count} clicks, {why}")
@@ -156,31 +205,34 @@ def show_comparison(compared: Comparison) -> None:
     output.say(f"{compared.summary['flips']} flips; digest {compared.digest}")
 
 
+def show_effects(effects: Effects) -> None:
+    """Verdicts before and after, and the rates by slice."""
+    verdicts = list(effects.matrix)
+    output.rows(
+        "verdicts",
+        ("from \\ to", *verdicts),
+        [(was, *(f"{row[now]:,}" for now in verdicts)) for was, row in effects.matrix.items()],
+    )
+    columns = ("slice", "clicks", "changed", "IVR before", "after", "buyers' clicks", "FPR before", "after")
+    rates = {**effects.rates("slice"), "all": effects.rates("all")[""]}
+    lines = [
+        (name, r.clicks, r.flips, _share(r.ivr_before), _share(r.ivr_after), r.bought, _share(r.fpr_before),
+         _share(r.fpr_after))
+        for name, r in rates.items()
+    ]  # fmt: skip
+    output.rows("rates", columns, lines)
+    if effects.neighbours["carried"]:
+        output.say(f"{effects.neighbours['carried']} clicks of the range were not to be decided and stay as they are")
+    for one in effects.changed[:3]:
+        output.say(f"click {one['click_id']}: {one['from']} to {one['to']}; {one['because']}")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
 def _totals(groups: dict[str, dict[str, int]], counts: list[str]) -> Iterator[tuple[object, ...]]:
     for name, sums in sorted(groups.items()):
         change = sums["adjustments_micros"] + sums["write_off_micros"]
         money = [f"{m / MICROS:,.2f}" for m in (sums["billed_before_micros"], change, sums["billed_after_micros"])]
         yield (name, *(sums[c] for c in counts), *money)
-
-
-def follow(conn: database.Connection, run_id: int, seconds: float) -> Progress:
-    """Watch a run until it goes no further by itself. Raises Unavailable after `seconds` (0 = never)."""
-    run = progress.of_run(conn, run_id)
-    began = moved = time.monotonic()
-    warned = False
-    with output.progress(f"run {run_id}: {run.stage}", total=run.clicks) as bar:
-        bar.advance(run.clicks_done)
-        while run.stage in {"replaying", "staging", "comparing"}:
-            now = time.monotonic()
-            if seconds and now - began > seconds:
-                raise errors.Unavailable(f"run {run_id} is still {run.stage} after {seconds:g} s; clickledger status")
-            if not warned and now - moved > SILENT_SECONDS:
-                output.say(f"run {run_id}: no progress for {SILENT_SECONDS:g} s; do workers run? clickledger status")
-                warned = True
-            time.sleep(POLL_SECONDS)
-            before, run = run, progress.of_run(conn, run_id)
-            bar.advance(run.clicks_done - before.clicks_done)
-            bar.describe(f"run {run_id}: {run.stage}")
-            if (run.clicks_done, run.stage) != (before.clicks_done, before.stage):
-                moved, warned = now, False
-    return run

@@ -2,6 +2,8 @@
 
 Invariants:
 - a deployment is the whole routing table under one epoch, and epochs only grow;
+- beside the routes, which decide, it names the `shadow`, the stable model that the detector compares with, and may name
+  `candidates`, further models that run in shadow; what runs in shadow decides nothing and is never revoked;
 - a rollback revokes every epoch that routes to the bad model, in the entry that deploys the replacement: once it
   commits, no decision of that model can be appended.
 """
@@ -10,8 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from clickledger import errors
@@ -22,6 +27,8 @@ Routing = dict[str, Any]
 SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
     FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
+SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
+SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
 SELECT_DEPLOYMENTS = (
     "SELECT epoch, routing, from_position, to_position, revoked_position FROM deployments ORDER BY epoch"
 )
@@ -38,6 +45,13 @@ class Deployment:
     routing: Routing
     position: int
     recorded_at: datetime
+
+
+class Unchanged(NamedTuple):
+    """The newest epochs with the same routes and stable model, newest first, and the position the first began at."""
+
+    epochs: list[int]
+    position: int
 
 
 class RolledBack(NamedTuple):
@@ -120,6 +134,23 @@ def load_thresholds(conn: database.Connection, calibration_version: int) -> dict
     return {name: float(value) for name, value in json.loads(row[0]).items()}
 
 
+def registration(conn: database.Connection, model_version: int) -> log.Entry:
+    """The entry that registered a model. Raises NotFound."""
+    row = conn.execute("SELECT registered_position FROM models WHERE model_version = %s", (model_version,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no model with version {model_version}")
+    return log.entry(conn, row[0])
+
+
+def calibration_entry(conn: database.Connection, model_version: int, calibration_version: int) -> log.Entry:
+    """The entry that set a calibration of a model. Raises NotFound."""
+    query = "SELECT set_position FROM calibrations WHERE calibration_version = %s AND model_version = %s"
+    row = conn.execute(query, (calibration_version, model_version)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no calibration {calibration_version} of model {model_version}")
+    return log.entry(conn, row[0])
+
+
 def deploy(conn: database.Connection, routing: Routing, actor: str, reason: str = "") -> int:
     """Put a routing table in force under a new epoch. Nothing is revoked: batches in flight pass."""
     with log.writing(conn) as writer:
@@ -136,16 +167,91 @@ def newest_calibration(conn: database.Connection, model_version: int) -> int:
     return int(row[0])
 
 
-def promote(
-    conn: database.Connection, model_version: int, calibration_version: int, actor: str, reason: str = ""
+def amend(
+    conn: database.Connection,
+    change: Callable[[Routing], Routing],
+    actor: str,
+    reason: str = "",
+    extra: dict[str, Any] | None = None,
+    *,
+    always: bool = False,
 ) -> int:
-    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch."""
-    before = current(conn).routing
-    others = [route for route in before["routes"] if route["model"] != model_version]
-    stable = others[0] if others else before.get("shadow")
-    shadow = {"model": stable["model"], "calibration": stable["calibration"]} if stable else None
+    """Deploy what `change` makes of the routing in force, which nobody replaces meanwhile; the epoch then in force.
+
+    `extra` goes into the payload of the entry. Nothing is recorded where `change` changes nothing, unless `always`:
+    that somebody put a model in force is worth an entry by itself.
+    """
+    with log.writing(conn) as writer:
+        epoch, text = writer.execute(SELECT_ROUTING)[0]
+        routing = change(json.loads(text))
+        if routing == json.loads(text) and not always:
+            return int(epoch)
+        _check_routing(writer, routing)
+        return _put_in_force(writer, "deployment_changed", routing, [], actor, reason, extra or {}).epoch
+
+
+def promote(
+    conn: database.Connection,
+    model_version: int,
+    calibration_version: int,
+    actor: str,
+    reason: str = "",
+    extra: dict[str, Any] | None = None,
+) -> int:
+    """Route all traffic to one model and keep the one that decided until now in shadow; the epoch. Passes no guard."""
+    change = partial(promoted, model_version=model_version, calibration_version=calibration_version)
+    return amend(conn, change, actor, reason, extra, always=True)
+
+
+def promoted(before: Routing, model_version: int, calibration_version: int) -> Routing:
+    """All traffic to one model, and what decided until now in its shadow.
+
+    Candidates run on in shadow, but for the one that was promoted.
+    """
     route = {"slice": "*", "share": 1.0, "model": model_version, "calibration": calibration_version}
-    return deploy(conn, {"routes": [route], "shadow": shadow}, actor, reason)
+    return _beside(before, {"routes": [route]}, model_version, calibration_version)
+
+
+def with_canary(before: Routing, model_version: int, calibration_version: int, share: float) -> Routing:
+    """A share of the users of every slice to one model, the others where they went before; what decides them in shadow.
+
+    The canary comes first, so that its users stay its users while its share grows (`decide.route`).
+    """
+    canary = {"share": share, "model": model_version, "calibration": calibration_version}
+    routes: list[dict[str, Any]] = []
+    for name in dict.fromkeys(str(route["slice"]) for route in before["routes"]):
+        own = [r for r in _without(before, model_version, calibration_version) if r["slice"] == name]
+        rest = sum(float(route["share"]) for route in own)
+        routes.append({"slice": name, **canary, **({} if own else {"share": 1.0})})
+        routes += [{**route, "share": float(route["share"]) / rest * (1.0 - share)} for route in own]
+    return _beside(before, {"routes": routes}, model_version, calibration_version)
+
+
+def stable_beside(routing: Routing, model_version: int, calibration_version: int) -> tuple[int, int] | None:
+    """Model and calibration that decide beside a pair: for most users where several do, else what is its shadow."""
+    others = _without(routing, model_version, calibration_version)
+    everywhere = [route for route in others if route["slice"] == "*"]
+    most = max(everywhere or others, key=lambda route: float(route["share"]), default=routing.get("shadow"))
+    found = (int(most["model"]), int(most["calibration"])) if most else None
+    return None if found == (model_version, calibration_version) else found
+
+
+def _without(routing: Routing, model_version: int, calibration_version: int) -> list[dict[str, Any]]:
+    pair = model_version, calibration_version
+    return [route for route in routing["routes"] if (route["model"], route["calibration"]) != pair]
+
+
+def _beside(before: Routing, table: Routing, model_version: int, calibration_version: int) -> Routing:
+    """A table with the stable pair in shadow, and the other candidates.
+
+    Beside a mere recalibration the shadow stays: rolling the model back must find another one there.
+    """
+    stable, shadow = stable_beside(before, model_version, calibration_version), before.get("shadow")
+    if (stable is None or stable[0] == model_version) and shadow and shadow["model"] != model_version:
+        stable = shadow["model"], shadow["calibration"]
+    kept = {"model": stable[0], "calibration": stable[1]} if stable else None
+    others = [route for route in candidates_without(before, model_version) if route != kept]
+    return with_candidates({**table, "shadow": kept}, others)
 
 
 def roll_back(
@@ -155,10 +261,12 @@ def roll_back(
     actor: str,
     reason: str = "",
     incident_id: int | None = None,
+    considered: Sequence[Mapping[str, Any]] = (),
 ) -> RolledBack:
     """Revoke every epoch that routes to `bad_model` and put `routing` in force, in one entry.
 
-    Raises Refused when the bad model is not live or `routing` still uses it.
+    `considered` says in the entry what else could have been put in force, and why it was not. Raises Refused when the
+    bad model is not live or `routing` still uses it.
     """
     with log.writing(conn) as writer:
         _check_routing(writer, routing)
@@ -166,11 +274,40 @@ def roll_back(
             raise errors.Refused(
                 f"expected a routing without model {bad_model}, got {canonical.canonical_json(routing)}"
             )
-        rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
-        holding = [e for e, text, revoked in rows if revoked is None and bad_model in models_of(json.loads(text))]
-        _require_live(rows[-1][0], json.loads(rows[-1][1]), bad_model)
-        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        epoch, current, holding = _holding(writer, bad_model)
+        _require_live(epoch, current, bad_model)
+        extra: dict[str, Any] = {"bad_model": bad_model, "incident_id": incident_id}
+        extra |= {"considered": [dict(one) for one in considered]} if considered else {}
         return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
+
+
+def fence(
+    conn: database.Connection, bad_model: int, actor: str, reason: str = "", incident_id: int | None = None
+) -> RolledBack:
+    """Revoke every epoch of a model that was replaced meanwhile; what is in force stays so, under a new epoch.
+
+    Its batches in flight are refused from then on; those of the deployment in force pass. The model leaves the shadow.
+    Raises Refused when it is live, or no epoch of it is left to revoke.
+    """
+    with log.writing(conn) as writer:
+        epoch, current, holding = _holding(writer, bad_model)
+        if bad_model in models_of(current):
+            raise errors.Refused(f"model {bad_model} is live in epoch {epoch}: expected one that was replaced")
+        if not holding:
+            _require_live(epoch, current, bad_model)
+        shadow = current.get("shadow")
+        kept = with_candidates(current, candidates_without(current, bad_model))
+        if shadow and int(shadow["model"]) == bad_model:
+            kept |= {"shadow": None}
+        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
+
+
+def _holding(writer: log.Writer, model: int) -> tuple[int, Routing, list[int]]:
+    """The epoch and routing in force, and the epochs that hold a model and were not revoked."""
+    rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
+    holding = [e for e, text, revoked in rows if revoked is None and model in models_of(json.loads(text))]
+    return rows[-1][0], json.loads(rows[-1][1]), holding
 
 
 def _put_in_force(
@@ -189,8 +326,12 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
     routes = routing.get("routes")
     if not isinstance(routes, list) or not routes:
         raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
-    shadow = [routing["shadow"]] if routing.get("shadow") else []
-    for route in [*routes, *shadow]:
+    if not isinstance(routing.get("candidates", []), list):
+        raise errors.InvalidInput(f"routing: expected a list of candidates, got {routing['candidates']!r}")
+    beside = in_shadow(routing)
+    if any(route in beside[:i] for i, route in enumerate(beside)):
+        raise errors.InvalidInput(f"routing: expected each model and calibration in shadow once, got {beside!r}")
+    for route in [*routes, *beside]:
         if not isinstance(route, dict) or not {"model", "calibration"} <= route.keys():
             raise errors.InvalidInput(f"routing: expected model and calibration in each route, got {route!r}")
         known = writer.execute(
@@ -202,13 +343,24 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
 
 
 def models_of(routing: Routing) -> set[int]:
-    """Versions of the models a routing table decides with (its shadow decides nothing)."""
+    """Versions of the models a routing table decides with (what is in shadow decides nothing)."""
     return {int(route["model"]) for route in routing["routes"]}
 
 
-def require_live(deployment: Deployment, model_version: int) -> None:
-    """Raise Refused unless a deployment decides with a model."""
-    _require_live(deployment.epoch, deployment.routing, model_version)
+def in_shadow(routing: Routing) -> list[dict[str, Any]]:
+    """Model and calibration of whatever runs in shadow: the stable model first, where there is one, then candidates."""
+    return [*([routing["shadow"]] if routing.get("shadow") else []), *routing.get("candidates", [])]
+
+
+def candidates_without(routing: Routing, model_version: int) -> list[dict[str, Any]]:
+    """The candidates of a routing table but for one model."""
+    return [route for route in routing.get("candidates", []) if route["model"] != model_version]
+
+
+def with_candidates(routing: Routing, candidates: list[dict[str, Any]]) -> Routing:
+    """A routing table with these candidates in place of its own; without any it does not mention them."""
+    others = {name: value for name, value in routing.items() if name != "candidates"}
+    return {**others, "candidates": candidates} if candidates else others
 
 
 def _require_live(epoch: int, routing: Routing, model_version: int) -> None:
@@ -223,6 +375,14 @@ def current(conn: database.Connection) -> Deployment:
     if row is None:
         raise errors.InvariantBroken("no deployment: expected at least epoch 0")
     return Deployment(row[0], json.loads(row[1]), row[2], row[3])
+
+
+def unchanged(conn: database.Connection) -> Unchanged:
+    """Since when the same routes and the same stable model are in force, whatever candidates came and went."""
+    rows = conn.execute(SELECT_NEWEST_FIRST).fetchall()
+    routing = with_candidates(json.loads(rows[0][1]), [])
+    alike = list(takewhile(lambda row: with_candidates(json.loads(row[1]), []) == routing, rows))
+    return Unchanged([epoch for epoch, _, _ in alike], alike[-1][2])
 
 
 def model_positions(conn: database.Connection, model_version: int) -> tuple[int, int] | None:

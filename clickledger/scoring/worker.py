@@ -4,6 +4,8 @@ Invariants:
 - there is one way back from every trouble with a server: drop what is in memory, connect anew, settle the counters and
   take the same messages again. Counting and appending are idempotent, so that an append whose outcome is not known is
   simply repeated.
+- counters that hold the last hour only are rebuilt by a thread with connections of its own (`counter_warming`); where
+  several workers try, one does it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import redis
@@ -20,7 +23,7 @@ import redis
 from clickledger import errors
 from clickledger.ledger import database
 from clickledger.ledger.rights import Role
-from clickledger.scoring import heartbeat, stream
+from clickledger.scoring import counter_warming, heartbeat, stream
 from clickledger.scoring.deciding import Decider
 from clickledger.scoring.serving import Serving, WorkerConfig
 
@@ -29,6 +32,8 @@ __all__ = ["Worker", "WorkerConfig"]
 logger = logging.getLogger(__name__)
 
 LATENCIES_KEPT = 4096
+RECENT_SECONDS = 5.0  # what replays give way by: a burst that is over holds nothing up
+WARMING_PAUSE_SECONDS = 10.0
 
 
 class Worker:
@@ -40,6 +45,8 @@ class Worker:
         self._stopping = threading.Event()
         self._clicks = 0
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._slowest: deque[tuple[float, float]] = deque()  # (monotonic seconds, p99 of a batch in ms)
+        self._warming: threading.Thread | None = None
 
     def stop(self) -> None:
         """Finish the batch in hand, then return from `run`."""
@@ -77,14 +84,43 @@ class Worker:
                         self._note(serving.finish())
                         serving.follow()
                         self._beat(serving)
+                        if serving.partial:
+                            self._warm()
                         look_at = time.monotonic() + config.follow_ms / 1000
                     self._note(serving.serve_batch())
                 self._note(serving.finish())
             heartbeat.end(client, config.name)
 
+    def _warm(self) -> None:
+        """See that the counters are being rebuilt; what ends an attempt leads to another one, after a pause."""
+        if self._warming is None or not self._warming.is_alive():
+            self._warming = threading.Thread(target=self._warm_once, name="warming", daemon=True)
+            self._warming.start()
+
+    def _warm_once(self) -> None:
+        config = self._config
+        name = f"clickledger {config.name} warming"
+        try:
+            with (
+                stream.connect(config.redis_url) as client,
+                database.connect(config.database_url, application_name=name, role=Role.SCORER) as conn,
+            ):
+                counter_warming.warm(conn, client, f"worker {config.name}", stopping=self._stopping.is_set)
+        except (errors.ClickledgerError, redis.RedisError) as error:
+            logger.warning("warming ended: %s: %s", type(error).__name__, error)
+        self._stopping.wait(WARMING_PAUSE_SECONDS)
+
     def _note(self, latencies_ms: list[float]) -> None:
         self._clicks += len(latencies_ms)
         self._latencies_ms.extend(latencies_ms)
+        if latencies_ms:
+            self._slowest.append((time.monotonic(), _p99(latencies_ms)))
+
+    def _recent_p99_ms(self) -> float | None:
+        """The p99 of the batches of the last seconds: of 99 in 100 of them, the slowest click of 99 in 100."""
+        while self._slowest and self._slowest[0][0] < time.monotonic() - RECENT_SECONDS:
+            self._slowest.popleft()
+        return round(_p99([p99 for _, p99 in self._slowest]), 3) if self._slowest else None
 
     def _beat(self, serving: Serving) -> None:
         quantiles = np.quantile(self._latencies_ms, (0.5, 0.99)) if self._latencies_ms else (None, None)
@@ -101,8 +137,14 @@ class Worker:
                 clicks=self._clicks,
                 latency_ms_p50=p50,
                 latency_ms_p99=p99,
+                latency_ms_p99_recent=self._recent_p99_ms(),
             ),
         )
+
+
+def _p99(values: Sequence[float]) -> float:
+    """The smallest that 99 in 100 do not exceed. For a handful numpy takes as long as deciding them does."""
+    return sorted(values)[-(-99 * len(values) // 100) - 1]
 
 
 def _now_ms() -> int:
