@@ -24,6 +24,7 @@ from clickledger.ledger import (
     audit_authority,
     audit_chain,
     audit_counting,
+    audit_features,
     audit_money,
     audit_rows,
     audit_runs,
@@ -98,6 +99,7 @@ def _artefacts(conn: database.Connection) -> list[str]:
 # What is verified as a whole, each in a snapshot of its own: functions of a module, so that they travel to processes.
 CHECKS: list[tuple[str, Callable[[database.Connection], list[str]]]] = [
     ("replay runs", audit_runs.verify),
+    ("recounted snapshots", audit_features.verify),
     ("one authoritative decision per click", audit_authority.verify),
     ("money", audit_money.verify),
     ("comparisons", audit_money.verify_comparisons),

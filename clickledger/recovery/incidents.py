@@ -129,17 +129,23 @@ def move(
 ) -> Incident:
     """Move an incident on. Raises NotFound, or Refused when it may not go there from where it stands."""
     with log.writing(conn) as writer:
-        found = writer.execute(SELECT_INCIDENT, (incident_id,))
-        if not found:
-            raise errors.NotFound(f"no incident {incident_id}")
-        current = _incident(found[0])
-        check_may_move(current, status)
-        payload: dict[str, Any] = {"incident_id": incident_id, "status": status.value}
-        if run_id is not None:
-            payload["run_id"] = run_id
-        entry = writer.record("incident_moved", payload, actor, reason)
-        writer.execute(UPDATE_INCIDENT, (status.value, run_id, entry.position, incident_id))
+        move_within(writer, incident_id, status, actor, reason, run_id)
     return get(conn, incident_id)
+
+
+def move_within(
+    writer: log.Writer, incident_id: int, status: Status, actor: str, reason: str = "", run_id: int | None = None
+) -> None:
+    """Move an incident on in a transaction that does something else as well. Raises like `move`."""
+    found = writer.execute(SELECT_INCIDENT, (incident_id,))
+    if not found:
+        raise errors.NotFound(f"no incident {incident_id}")
+    check_may_move(_incident(found[0]), status)
+    payload: dict[str, Any] = {"incident_id": incident_id, "status": status.value}
+    if run_id is not None:
+        payload["run_id"] = run_id
+    entry = writer.record("incident_moved", payload, actor, reason)
+    writer.execute(UPDATE_INCIDENT, (status.value, run_id, entry.position, incident_id))
 
 
 def check_may_move(incident: Incident, status: Status) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import database, log
-from clickledger.recovery import incidents, replay, rollback
+from clickledger.recovery import incidents, plans, preview, rollback
 from clickledger.recovery.incidents import Incident
+from clickledger.recovery.plans import Plan
 
 
 def propose(conn: database.Connection, incident: Incident, workers: int, actor: str) -> log.Entry | None:
@@ -31,7 +32,7 @@ def of_incident(conn: database.Connection, incident_id: int) -> log.Entry | None
 def _prepared(conn: database.Connection, incident: Incident, workers: int) -> dict[str, Any]:
     number = incident.incident_id
     stable = rollback.choose(conn, incident.model_version)
-    plan = replay.for_incident(conn, number)
+    plan = plans.for_incident(conn, number)
     return {
         "incident_id": number,
         "rollback_to": {"model": stable.model_version, "calibration": stable.calibration_version},
@@ -46,16 +47,16 @@ def _prepared(conn: database.Connection, incident: Incident, workers: int) -> di
     }
 
 
-def _estimated(conn: database.Connection, plan: replay.Plan, workers: int) -> dict[str, Any]:
+def _estimated(conn: database.Connection, plan: Plan, workers: int) -> dict[str, Any]:
     try:
-        preview = replay.preview(conn, plan, workers)
+        shown = preview.preview(conn, plan, workers)
     except errors.Refused as refusal:  # nothing to replay yet
         return {"clicks": 0, "why": str(refusal)}
-    fields = asdict(preview.estimate)
+    fields = asdict(shown.estimate)
     bounded = {name: list(map(_whole, interval)) for name, interval in fields.items() if name.startswith("to_")}
-    money = {currency: list(map(_whole, interval)) for currency, interval in preview.estimate.change_micros.items()}
+    money = {currency: list(map(_whole, interval)) for currency, interval in shown.estimate.change_micros.items()}
     return {
-        "clicks": preview.clicks, "seconds": round(preview.seconds, 1), **bounded, "change_micros": money
+        "clicks": shown.clicks, "seconds": round(shown.seconds.value, 1), **bounded, "change_micros": money
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, runs
-from clickledger.recovery import incidents, progress, proposing, publishing, replay, rollback
+from clickledger.recovery import incidents, plans, progress, proposing, publishing, replay, rollback
 from clickledger.recovery.incidents import Incident, Status
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
         rollback.roll_back_incident(conn, incident, actor)
         incident = incidents.get(conn, number)
     if incident.status is Status.ROLLED_BACK and _may_replay(conn, incident, policy):
-        replay.start(conn, replay.for_incident(conn, number), actor, f"incident {number}")
+        replay.start(conn, plans.for_incident(conn, number), actor, f"incident {number}")
         return
     publishing.follow_run(conn, incident, actor)
     if incident.status is Status.RAISED and policy.rollback == "propose":
