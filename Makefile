@@ -10,8 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring soak-recovery bench bench-ledger \
-	bench-scoring bench-detection bench-recovery gallery clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring soak-recovery bench \
+	bench-ledger bench-scoring bench-detection bench-recovery gallery clean record-definitions
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ test-pg15: $(INSTALLED) ## the ledger's tests on PostgreSQL 15; PG15=its folder 
 	@if [ ! -x "$(PG15)/postgres" ]; then echo "error: expected PostgreSQL 15 programs in PG15=$(PG15), found none; \
 	on Debian 12: apt-get install postgresql-15" >&2; exit 1; fi
 	CLICKLEDGER_TEST_POSTGRES_BIN=$(PG15) $(BIN)/python -m pytest tests/ledger
+
+record-definitions: $(INSTALLED) ## after a migration: what `audit verify` compares views, functions, triggers with; PG15=its folder
+	CLICKLEDGER_RECORD_DEFINITIONS=1 $(BIN)/python -m pytest -q tests/ledger/test_audit_definitions.py -k recorded
+	CLICKLEDGER_RECORD_DEFINITIONS=1 CLICKLEDGER_TEST_POSTGRES_BIN=$(PG15) \
+		$(BIN)/python -m pytest -q tests/ledger/test_audit_definitions.py -k recorded
 
 soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle (hours), longer races; STEPS=n, CLICKLEDGER_SEED=n
 	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \

@@ -137,8 +137,8 @@ def show_proposal(proposed: dict[str, Any]) -> None:
     if change.get("to_valid"):
         money = ", ".join(f"{m[0] / MICROS:+,.2f} {name}" for name, m in change["change_micros"].items())
         output.say(
-            f"a replay of the {change['clicks']:,} clicks so far would make about {change['to_valid'][0]:,} valid and "
-            f"{change['to_invalid'][0]:,} invalid ({money}) in {change['seconds']:g} s"
+            f"a replay of the {change['clicks']:,} clicks so far would make about {change['to_valid'][0]:,.0f} valid "
+            f"and {change['to_invalid'][0]:,.0f} invalid ({money}) in {change['seconds']:g} s"
         )
 
 

@@ -22,7 +22,15 @@ RAISED, MOVED, NOTED, ACKNOWLEDGED = "anomaly_raised", "incident_moved", "incide
 PROPOSED = "rollback_proposed"
 BY_HAND = "by hand"
 OWN = (MOVED, NOTED, ACKNOWLEDGED, PROPOSED, "rollback_declared", "replay_planned")  # they name their incident
-OF_RUNS = ("replay_staged", "replay_compared", "replay_published", "replay_reverted", "replay_abandoned")
+OF_RUNS = (
+    "replay_paused",
+    "replay_resumed",
+    "replay_staged",
+    "replay_compared",
+    "replay_published",
+    "replay_reverted",
+    "replay_abandoned",
+)
 SELECT_INCIDENT = """
     SELECT incident_id, status, deployment_epoch, model_version, run_id, updated_position
     FROM incidents WHERE incident_id = %s"""

@@ -6,7 +6,6 @@ commands. It changes nothing. The bad model decides on meanwhile, so the range o
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from clickledger import errors
@@ -49,16 +48,9 @@ def _prepared(conn: database.Connection, incident: Incident, workers: int) -> di
 
 def _estimated(conn: database.Connection, plan: Plan, workers: int) -> dict[str, Any]:
     try:
-        shown = preview.preview(conn, plan, workers)
+        found = preview.preview(conn, plan, workers)
     except errors.Refused as refusal:  # nothing to replay yet
         return {"clicks": 0, "why": str(refusal)}
-    fields = asdict(shown.estimate)
-    bounded = {name: list(map(_whole, interval)) for name, interval in fields.items() if name.startswith("to_")}
-    money = {currency: list(map(_whole, interval)) for currency, interval in shown.estimate.change_micros.items()}
-    return {
-        "clicks": shown.clicks, "seconds": round(shown.seconds.value, 1), **bounded, "change_micros": money
-    }  # fmt: skip
-
-
-def _whole(value: float) -> int | None:
-    return round(value) if abs(value) != float("inf") else None
+    estimate = found.fields()["estimate"]  # of each quantity: about how much, and between which bounds
+    bounded = {name: estimate[name] for name in ("to_valid", "to_invalid", "to_undecided", "change_micros")}
+    return {"clicks": found.clicks, "seconds": round(found.seconds.value, 1), **bounded}

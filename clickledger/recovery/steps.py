@@ -19,6 +19,7 @@ from typing import Literal
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, runs
+from clickledger.ledger.caps import NO_CAPS, Caps
 from clickledger.recovery import incidents, plans, progress, proposing, publishing, replay, rollback
 from clickledger.recovery.incidents import Incident, Status
 
@@ -36,6 +37,7 @@ class Policy:
     auto_replay: bool = True
     auto_publish_gross_micros: int = 0  # the sum of absolute amounts of one publication, under policy `auto`
     workers: int = 1  # what a proposal reckons with
+    caps: Caps = NO_CAPS  # above them it takes two people, whatever the policy
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def _publish_if_small(conn: database.Connection, run_id: int, policy: Policy, ac
         return
     try:
         reason = f"gross {gross} micros, policy publishes up to {cap}"
-        publishing.publish(conn, run_id, compared.digest, actor, reason)
+        publishing.publish(conn, run_id, compared.digest, actor, reason, policy.caps)
     except errors.StalePlan:
         publishing.compare(conn, run_id, actor)  # the next call looks at that
 

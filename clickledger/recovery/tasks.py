@@ -15,7 +15,7 @@ from clickledger.errors import ClickledgerError, InvalidSetting
 from clickledger.ledger import checkpoint_key_file, checkpoints, database, partitions
 from clickledger.ledger.caps import AUTOMATIC
 from clickledger.ledger.rights import Role
-from clickledger.recovery import anomaly, chunks, due_corrections, pages, progress, steps, ticks, working
+from clickledger.recovery import anomaly, chunks, due_corrections, pages, progress, publishing, steps, ticks, working
 from clickledger.recovery import daily_training as daily_training_
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
 from clickledger.recovery.throttle import Throttle
@@ -170,7 +170,11 @@ def _rules(chosen: settings.Settings) -> ticks.Rules:
 
 def _policy(chosen: settings.Settings) -> steps.Policy:
     return steps.Policy(
-        chosen.rollback_policy, chosen.auto_replay, chosen.auto_publish_gross_micros, chosen.replay_workers
+        chosen.rollback_policy,
+        chosen.auto_replay,
+        chosen.auto_publish_gross_micros,
+        chosen.replay_workers,
+        publishing.caps_of(chosen),
     )
 
 

@@ -50,7 +50,7 @@ def test_a_wrong_threshold_is_noticed_rolled_back_corrected_and_accounted_for(tm
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("floods",), "expected one of bad-model, threshold-typo, got 'floods'"),
+        (("floods",), "expected one of bad-model, threshold-typo, late-purchases, got 'floods'"),
         (("bad-model", "--clicks", 10), "expected at least 1000 clicks"),
     ],
 )
