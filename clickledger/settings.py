@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     worker_batch_clicks_max: int = Field(default=256, ge=1, le=4096)
     scoring_workers: int = Field(default=1, ge=1, le=256)
     claim_idle_seconds: float = Field(default=15.0, gt=0)  # what a worker took is given to another after this silence
+    restore_at_once_max: int = Field(default=200_000, ge=0)  # lost counters of more clicks come back in two steps
     answer_seconds_max: float = Field(default=5.0, gt=0)  # how long the API waits for decisions before it says 503
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

@@ -77,7 +77,8 @@ def _tell(told: Mapping[str, Any]) -> None:
     columns = ("slice", "clicks", "to invalid", "to valid", "agreement", "IVR", "FPR", "coverage")
     output.rows(f"{one} / {other} on {clicks['rows']:,} clicks, {clicks['purchased']:,} with outcomes", columns, lines)
     output.say(
-        f"known customers: {known['accounts_known']:,} with {known['clicks_known']:,} clicks; {other} alone "
-        f"invalidates {known['clicks_to_invalid']:,} of {known['accounts_to_invalid']:,} accounts, {one} alone "
+        f"known customers: {known['accounts_known']:,} with {known['clicks_known']:,} clicks; "
+        f"{other} alone invalidates "
+        f"{known['clicks_to_invalid']:,} of {known['accounts_to_invalid']:,} accounts, {one} alone "
         f"{known['clicks_to_valid']:,} of {known['accounts_to_valid']:,}"
     )

@@ -45,7 +45,7 @@ th,td{padding:.34rem .7rem;border-bottom:1px solid var(--line);text-align:right;
 th:first-child,td:first-child{text-align:left;padding-left:0}
 thead th{color:var(--muted);font-weight:600;border-bottom:2px solid var(--line);white-space:normal;
 vertical-align:bottom;max-width:12rem}
-tbody th{font-weight:600}
+tbody th{font-weight:600;white-space:normal;min-width:7rem}
 dl{max-width:52rem}dt{font-weight:600;margin-top:.7rem}dd{margin:0;color:var(--muted)}
 footer{padding-top:1rem;padding-bottom:2.5rem;color:var(--muted);font-size:.88rem}
 @media print{header{color:#000;background:#fff}header p,.brand{color:#333}figure,section{break-inside:avoid}}

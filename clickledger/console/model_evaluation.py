@@ -232,7 +232,7 @@ def _say_compared(fields: dict[str, Any]) -> Rows:
     bootstrap = fields["bootstrap"]
     title = f"test part; intervals of {bootstrap['confidence']:.0%}, {bootstrap['draws']:,} draws of users"
     output.rows(title, columns, rows)
-    return Rows(title, columns, rows)
+    return Rows(title, columns, [[name.replace("_", " "), *cells] for name, *cells in rows])
 
 
 def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
@@ -240,7 +240,7 @@ def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
     ivr, bounds = told["ivr_at_fpr"], told["ivr_at_fpr_interval"]
     return [
         f"{told['auc']:.3f} ({low:.3f} to {high:.3f})",
-        *(f"{ivr[rate]:.1%} ({bounds[rate][0]:.1%} to {bounds[rate][1]:.1%})" for rate in rates),
+        *(f"{ivr[rate]:.1%} ({bounds[rate][0] * 100:.1f} to {bounds[rate][1] * 100:.1f})" for rate in rates),
     ]
 
 
@@ -257,9 +257,8 @@ def say_calibrated(seen: Examination) -> None:
         [part, own["purchases"], *(_change(before[part][rate], own[rate]) for rate in ("fpr", "ivr", "coverage"))]
         for part, own in after.items()
     ]
-    title = (
-        f"one threshold -> by slice ({told['form']}), losing as many of {told['judged_on']['purchases']:,} purchases"
-    )
+    lost = f"losing as many of {told['judged_on']['purchases']:,} purchases"
+    title = f"one threshold -> by slice (what ships: {told['form']}), {lost}"
     output.rows(title, ["part", "purchases", "FPR", "IVR", "coverage"], rows)
 
 

@@ -211,7 +211,7 @@ def test_a_comparison_is_told_in_detail_and_on_a_page_of_its_own(
     told = compared.fields["effects"]
     assert told["rates"]["flips"] == compared.fields["flips"] == told["matrix"]["invalid"]["valid"]
     page = report.read_text()
-    assert page.count("<svg") == 4 and "http" not in page.split("<body>")[0]
+    assert page.count("<svg") == 5 and "http" not in page.split("<body>")[0]
     assert compared.fields["digest"] in page and told["changed"][0]["click_id"] in page
     shown = command("replay", "compare", run_id, "--last", "--report", report)
     assert shown.fields["digest"] == compared.fields["digest"]
