@@ -1,4 +1,4 @@
-"""`clickledger model ...`: train, evaluate, list and deploy."""
+"""`clickledger model ...`: train, evaluate and list; judge, promote and roll back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clickledger.console import cli_dataset, model_evaluation, output, services
+from clickledger.console import model_dataset, model_evaluation, model_promotion, output, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database, deployments
 from clickledger.ledger.rights import Role
@@ -22,12 +22,12 @@ ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes i
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, list and deploy models.")
+    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, judge, promote and roll back models.")
     models.command()(train)
     models.command()(model_evaluation.evaluate)
     models.command(name="list")(list_models)
-    models.command()(deploy)
-    cli_dataset.register(models)
+    model_promotion.register(models)
+    model_dataset.register(models)
     app.add_typer(models, name="model")
 
 
@@ -74,7 +74,7 @@ def train(
         f"model {learned.model_version} with calibration {learned.calibration_version}, "
         f"from {learned.rows} clicks with {learned.purchases} outcomes: {learned.metrics}"
     )
-    output.hint(f"clickledger model deploy {learned.model_version}")
+    output.hint(f"clickledger model judge {learned.model_version}")
     if as_json:
         output.result(
             {
@@ -111,28 +111,9 @@ def list_models(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     of = ("model_version", "kind", "calibration_version", "state", "registered_at", "actor")
     lines = [[m[name] for name in of] for m in listed]
     output.rows(f"models; deployment epoch {current.epoch}", columns, lines)
-    output.hint("clickledger model deploy MODEL")
+    output.hint("clickledger model judge MODEL")
     if as_json:
         output.result({"epoch": current.epoch, "routing": current.routing, "models": listed})
-
-
-def deploy(
-    model: Annotated[int, typer.Argument(help="Model version.")],
-    calibration: Annotated[int | None, typer.Option(help="Calibration version; default the model's newest.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "deployed by hand",
-    actor: ActorOption = "cli",
-    folder: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Put a model in force for all traffic; the one in force until now runs on in shadow."""
-    settings = services.attach(load(folder))
-    with _connected(settings, Role.REPLAYER) as conn:
-        chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
-        epoch = deployments.promote(conn, model, chosen, actor, reason)
-    output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides")
-    output.hint("clickledger incident list; undo with: clickledger rollback")
-    if as_json:
-        output.result({"epoch": epoch, "model_version": model, "calibration_version": chosen})
 
 
 def _connected(settings: Settings, role: Role) -> database.Connection:
