@@ -32,8 +32,8 @@ def _die_if_committed(conn: database.Connection) -> None:
         _die()
 
 
-def _die_if_done(_: Step, done: bool) -> None:
-    if done:
+def _die_if_trained(step: Step, done: bool) -> None:
+    if done and step is Step.TRAIN:
         _die()
 
 
@@ -53,7 +53,7 @@ def child(url: str, plan: daily.Plan, committed: bool) -> None:
     with database.connect(url) as conn:
         if committed:
             database.require_confirmed = _die_if_committed
-            daily.run(conn, plan, actor="tests", reason="daily", on_step=_die_if_done)
+            daily.run(conn, plan, actor="tests", reason="daily", on_step=_die_if_trained)
         else:
             log.Writer.record = _dying_after(log.Writer.record)  # type: ignore[method-assign]
             daily.run(conn, plan, actor="tests", reason="daily")

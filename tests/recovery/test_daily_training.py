@@ -12,15 +12,14 @@ import pytest
 from celery import Celery
 from celery_processes import CeleryProcesses, eventually
 from daily_ledger import fill
-from decided_traffic import BAD_LIMIT, STABLE_LIMIT, register
+from decided_traffic import BAD_LIMIT, STABLE_LIMIT, deploy, register
 
 from clickledger import settings
 from clickledger.console import roles
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, Refused
 from clickledger.ledger import aliases, audit, database, deployments, log
 from clickledger.recovery import celery_app, daily_training, steps
-from clickledger.scoring import behaviour, daily, daily_runs, shadowing, training
-from clickledger.scoring import model as models_
+from clickledger.scoring import behaviour, daily, daily_runs, shadowing
 from clickledger.scoring.daily_runs import Outcome
 
 Connect = Callable[[], database.Connection]
@@ -113,18 +112,18 @@ def test_candidates_are_judged_once_after_their_time_in_shadow_and_the_refused_l
     conn: database.Connection,
 ) -> None:
     fill(conn)
-    sound, harsh = (register(conn, limit) for limit in (STABLE_LIMIT + 2, BAD_LIMIT))
-    for candidate in (sound, harsh):
+    passed, harsh = (register(conn, limit) for limit in (STABLE_LIMIT + 2, BAD_LIMIT))
+    for candidate in (passed, harsh):
         shadowing.enter(conn, *candidate, actor="tests")
     assert daily_training.judge_candidates(conn, 24.0, actor="tests") == []  # they have just come
-    verdicts = daily_training.judge_candidates(conn, 0.0, actor="tests")
-    assert [(v.kind, v.payload["model_version"]) for v in verdicts] == [
-        ("guardrails_passed", sound[0]), ("guardrail_refused", harsh[0])
-    ]  # fmt: skip
-    used = aliases.of(deployments.current(conn).routing)
-    assert used["candidate"] == [sound]
-    [left] = log.read(conn, after=verdicts[-1].position)
-    assert left.reason == f"refused by guardrails, entry {verdicts[-1].position}"
+    told = {"subject": "behaviour", "model_version": passed[0], "calibration_version": passed[1]}
+    log.record(conn, "guardrails_passed", told, "somebody")
+    [verdict] = daily_training.judge_candidates(conn, 0.0, actor="tests")
+    assert (verdict.kind, verdict.payload["model_version"]) == ("guardrail_refused", harsh[0])
+    assert "ivr" in verdict.payload["refusing"]
+    assert aliases.of(deployments.current(conn).routing)["candidate"] == [passed]
+    [left] = log.read(conn, after=verdict.position)
+    assert left.reason == f"refused by guardrails, entry {verdict.position}"
     head = log.head(conn)
     assert daily_training.judge_candidates(conn, 0.0, actor="tests") == [] and log.head(conn) == head
 
@@ -140,12 +139,9 @@ def test_a_refused_candidate_leaves_though_whoever_judged_it_was_killed(conn: da
 
 def test_a_candidate_that_cannot_be_judged_leaves_and_is_not_tried_again(conn: database.Connection) -> None:
     fill(conn)
-    version = deployments.register_model(conn, models_.to_artefact(training.velocity_model(9)), "velocity", {}, "tests")
-    calibration = deployments.set_calibration(conn, version, {"app/in": 0.0, "*": 0.0}, {}, "tests")
-    shadowing.enter(conn, version, calibration, actor="tests")
-    conn.execute("ALTER TABLE artefacts DISABLE TRIGGER ALL")
-    conn.execute("UPDATE artefacts SET content = 'broken' WHERE digest = (SELECT max(digest) FROM models m "
-                 "JOIN artefacts USING (digest) WHERE model_version = %s)", (version,))  # fmt: skip
+    version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")
+    broken = (version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests"))
+    deploy(conn, register(conn, STABLE_LIMIT), candidates=[broken])
     assert daily_training.judge_candidates(conn, 0.0, actor="tests") == []
     [*_, left] = log.read(conn, kinds=["deployment_changed"])
     assert left.reason.startswith("it cannot be judged: ")
