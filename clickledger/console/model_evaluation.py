@@ -63,7 +63,7 @@ def evaluate(
         fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, options, report)
     if report is not None:
         output.say(f"report: {report}")
-    output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model deploy MODEL")
+    output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model judge MODEL")
     if as_json:
         output.result(fields)
     if fields.get("rejected"):
