@@ -8,6 +8,7 @@ messages expire before the next one comes.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +20,13 @@ from clickledger import settings
 from clickledger.errors import InvalidSetting
 
 QUEUE = "cl:recovery"
+TRAINING_QUEUE = "cl:training"  # a worker of its own: training takes minutes, and detection is not to wait for it
 SWEEP_SECONDS = 2.0
 PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
+TRAINING_SECONDS = 60.0  # a run that is due begins, and one that was cut short goes on, within this
 WAKE_EXPIRES_SECONDS = 10.0
+NICENESS = 5  # a third of the CPU that a scoring worker gets where both want a core
 
 
 def configuration() -> dict[str, Any]:
@@ -34,7 +38,8 @@ def configuration() -> dict[str, Any]:
         "broker_url": settings.broker_url(chosen.redis_url),
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
-            # No task is nearly as long. Nobody waits for a lost message to come back: the next sweep wakes again.
+            # A training may take longer; whoever gets its message again finds it at work and leaves. Nobody waits for
+            # a lost message to come back: the next sweep wakes again.
             "visibility_timeout": 3600,
             "unacked_key": f"{QUEUE}:unacked",
             "unacked_index_key": f"{QUEUE}:unacked_index",
@@ -43,6 +48,7 @@ def configuration() -> dict[str, Any]:
         "result_backend": None,
         "task_ignore_result": True,
         "task_default_queue": QUEUE,
+        "task_routes": {"clickledger.daily_training": {"queue": TRAINING_QUEUE}},
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": True,
@@ -61,8 +67,10 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
         "detect": chosen.detect_interval_seconds,
         "page": PAGE_SECONDS,
         "sweep": SWEEP_SECONDS,
+        "propose_corrections": chosen.propose_interval_seconds,
         "partitions_ahead": PARTITIONS_SECONDS,
         "sign_checkpoint": chosen.checkpoint_interval_seconds,
+        **({} if chosen.daily_training_at is None else {"daily_training": TRAINING_SECONDS}),
     }
     return {
         name: {"task": f"clickledger.{name}", "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
@@ -82,11 +90,13 @@ def task(function: Callable[..., None]) -> Any:
     return app.task(name=f"clickledger.{function.__name__}")(function)
 
 
-def _one_thread(**_: Any) -> None:
-    """Workers scale by process; a pool of threads in each would only fight over the cores."""
+def _step_back(**_: Any) -> None:
+    """Workers scale by process; a pool of threads in each would only fight over the cores, which live clicks come
+    first to."""
     import torch  # noqa: PLC0415 - slow to import, and beat never needs it
 
     torch.set_num_threads(1)
+    os.nice(NICENESS)
 
 
 def _quieter(**_: Any) -> None:
@@ -95,5 +105,5 @@ def _quieter(**_: Any) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-worker_process_init.connect(_one_thread)
+worker_process_init.connect(_step_back)
 after_setup_logger.connect(_quieter)
