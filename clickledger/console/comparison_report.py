@@ -59,8 +59,8 @@ def _buyers(rates: Rates) -> str:
     if not rates.bought:
         return "no click of the range has led to an outcome yet, so FPR is not known"
     return (
-        f"FPR, the same share of the {rates.bought:,} clicks that led to an outcome, from {_share(rates.fpr_before)} to "
-        f"{_share(rates.fpr_after)}"
+        f"FPR, the same share of the {rates.bought:,} clicks that led to an outcome, from {_share(rates.fpr_before)} "
+        f"to {_share(rates.fpr_after)}"
     )
 
 
