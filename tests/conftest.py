@@ -4,7 +4,7 @@
 `conn`            a connection to it, and `connect` opens more
 `redis_url`       the session's Valkey, emptied of keys and functions
 `redis_client`    a client of it
-`servers`         the two servers themselves, for tests that need their processes
+`servers`         the two servers themselves, for tests that need their processes; PostgreSQL's without fsync
 
 With CLICKLEDGER_TEST_POSTGRES_BIN the PostgreSQL is that of a folder of programs, say /usr/lib/postgresql/15/bin.
 """
@@ -53,6 +53,7 @@ def servers() -> Iterator[TestServers]:
     try:
         if own_server.chosen_programs() is None:
             started = services.start_servers(folder / "home")
+            _need_no_disk(started.database_url)
             yield TestServers(folder / "home", started.database_url, started.redis_url)
         else:
             with own_server.own_server() as postgres:
@@ -120,6 +121,17 @@ def redis_url(servers: TestServers, redis_client: redis.Redis) -> str:
 def in_database(url: str, name: str) -> str:
     """The address of another database of the same server."""
     return url.replace("/clickledger?", f"/{name}?")
+
+
+def _need_no_disk(url: str) -> None:
+    """Nothing is flushed: what a killed process has written is the kernel's, and no test outlives the machine.
+
+    Making and dropping a database a test waited for the disk longer than most tests take.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off".encode())
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def _create(url: str, name: str, template: str = "template1") -> None:

@@ -69,10 +69,13 @@ def click_id(at_ms: int, number: int) -> bytes:
 class Traffic:
     """Clicks numbered from 0, one every `gap_ms`, each of the next user; decided as the deployment says."""
 
-    def __init__(self, conn: database.Connection, *, users: int = 200, gap_ms: int = 50, seed: int = 0) -> None:
+    def __init__(
+        self, conn: database.Connection, *, users: int = 200, gap_ms: int = 50, seed: int = 0, start_ms: int = START_MS
+    ) -> None:
         self.conn = conn
         self.users = users
         self.gap_ms = gap_ms
+        self.start_ms = start_ms
         self.count = 0
         self.ids: list[bytes] = []
         self._random = np.random.default_rng(seed)
@@ -105,7 +108,7 @@ class Traffic:
         versions = versions_of(deployment.routing)
         decided = _decide(self.conn, versions, features, slices, reasons)
         users = [key(f"user {i % self.users}") for i in numbers]
-        ids = [click_id(START_MS + i * self.gap_ms, i) for i in numbers]
+        ids = [click_id(self.start_ms + i * self.gap_ms, i) for i in numbers]
         return Batch(
             deployment_epoch=deployment.epoch if epoch is None else epoch,
             counter_epoch=1,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clickledger import errors
-from clickledger.console import output
+from clickledger.console import moments, output
 from clickledger.console import recovery_words as words
 from clickledger.console.cli_recovery import ActorOption, ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
@@ -136,18 +136,12 @@ def _of_range(
     if positions is not None:
         return plans.for_positions(conn, *positions, what)
     if times is not None:
-        return plans.for_times(conn, _moment(times[0]), _moment(times[1]), what)
+        return plans.for_times(conn, moments.moment(times[0], "times"), moments.moment(times[1], "times"), what)
     if counters is not None:
-        return plans.for_counters(conn, _moment(counters[0]), _moment(counters[1]), margin, what)
+        return plans.for_counters(
+            conn, moments.moment(counters[0], "counters"), moments.moment(counters[1], "counters"), margin, what
+        )
     return plans.for_deployment(conn, int(deployment or 0), what)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise errors.InvalidInput(f"time: expected ISO 8601, as 2026-11-29T06:00:00Z, got {text!r}") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def start(

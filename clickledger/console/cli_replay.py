@@ -65,10 +65,10 @@ def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
 
 def list_proposals(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """List proposed corrections that wait for somebody: undecided clicks resolved, purchases that came late."""
-    from clickledger.recovery import proposals  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import due_corrections  # noqa: PLC0415 - loads torch, which others need not pay
 
     with ledger(folder, Role.AUDITOR_READER) as conn:
-        found = proposals.listed(conn)
+        found = due_corrections.listed(conn)
     columns = ("run", "proposed at", "what", "clicks", "flips", "change in micros", "digest")
     lines = [
         (p.run_id, p.proposed_at.isoformat(), p.what, p.clicks, p.summary["flips"], _change(p.summary), p.digest)

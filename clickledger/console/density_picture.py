@@ -20,7 +20,7 @@ CELL, ROW, LEFT, TOP, GAP = 21, 18, 38, 46, 24
 
 def heat_map(density: Mapping[str, Mapping[str, Cells]], alt: str) -> str:
     """A panel for each login status (across) of each source of labels (down)."""
-    wide = max((len(by_login) for by_login in density.values()), default=1)
+    wide = max(2, *(len(by_login) for by_login in density.values()))  # one alone would be drawn too large
     panel_w, panel_h = LEFT + 24 * CELL + GAP, TOP + 7 * ROW + GAP
     body = []
     for down, (source, by_login) in enumerate(density.items()):

@@ -15,7 +15,7 @@ from clickledger.console.demo_story import Story
 from clickledger.console.drill_scene import Cut
 from clickledger.ledger import comparison, database, log, outcomes
 from clickledger.ledger.rights import Role
-from clickledger.recovery import proposals, publishing
+from clickledger.recovery import due_corrections, publishing
 from clickledger.settings import Settings
 
 SELECT_WITHHELD = """
@@ -70,7 +70,7 @@ def _publish_all(story: Story, bought: list[bytes]) -> None:
     runs, flips = 0, 0
     deadline = time.monotonic() + drill.SILENT_SECONDS_MAX
     while time.monotonic() < deadline and _withheld(conn, bought):
-        for proposed in proposals.listed(conn):
+        for proposed in due_corrections.listed(conn):
             if not runs:
                 noticed = (proposed.proposed_at - known_at).total_seconds()
                 story.facts["noticed_after_seconds"] = round(noticed, 3)

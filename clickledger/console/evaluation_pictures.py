@@ -8,11 +8,8 @@ Invariants:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
-from io import StringIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,50 +17,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from clickledger.console import density_picture
+from clickledger.console import density_picture, report_page
+from clickledger.console.report_page import GRID, INK, LOOK, MUTED, Picture
 from clickledger.scoring import curves, examination, label_density
-from clickledger.scoring.calibration_trial import EQUAL, SHIPPED, Trial
+from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED, Trial
 from clickledger.scoring.curves import Curve
 from clickledger.scoring.examination import Examination
 
-INK, MUTED, GRID = "#1c2733", "#5b6776", "#e3e7ec"
 NAMES = {"network": "network", "logistic_regression": "logistic regression", "velocity": "velocity rule"}
 PART_NAMES = {"*": "all clicks", "*/in": "all logged in", "*/out": "all logged out", "*/unknown": "login unknown"}
 LOOKS = (("#0b5cad", "-", "o"), ("#b4500b", "--", "s"), ("#4b5563", ":", "^"), ("#7a3e9d", "-.", "D"))
-BEFORE, AFTER = ("#b4500b", "o", "white"), ("#0b5cad", "s", "#0b5cad")  # edge, shape, face
-SET_NAMES = {EQUAL: "one threshold for all, losing as many purchases", SHIPPED: "as calibrated, by slice"}
+SETS = {  # edge, shape, face
+    GLOBAL: ("#4b5563", "^", "white"),
+    EQUAL: ("#b4500b", "o", "white"),
+    SHIPPED: ("#0b5cad", "s", "#0b5cad"),
+}
+SET_NAMES = {
+    GLOBAL: "before: one threshold, at the budget",
+    EQUAL: "one threshold, losing as many purchases",
+    SHIPPED: "after: by slice",
+}
+SLICE_PURCHASES_MIN = 10
 FPR_LABEL = "FPR: share of purchasing clicks invalidated (square-root scale)"
 FPR_TICKS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_RC: Any = {
-    "svg.hashsalt": "clickledger",
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-}
-
-
-class Picture(NamedTuple):
-    """One picture: its name as a file, its heading, what one sees on it, the text in its place, and the SVG."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
 
 
 def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
     """IVR over FPR of every model over all clicks of the test part, budgets and knees marked."""
     knees = {kind: curves.knee(curve) for kind, curve in of.items()}
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(LOOK):
         figure = Figure(figsize=(8.4, 4.4), layout="constrained")
         axes = figure.add_subplot()
         for (kind, curve), (color, dashes, shape) in zip(of.items(), LOOKS, strict=False):
@@ -76,7 +58,6 @@ def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
         axes.set_ylabel("IVR: share of all clicks invalidated")
         axes.plot([], [], "*", color=MUTED, markersize=11, label="knee of the curve")
         axes.legend(frameon=False, loc="lower right", handlelength=3.4)
-        svg = _svg(figure)
     told = ", ".join(
         f"{name_of(kind)} {_ivr_at(curve, budgets[0]):.1%} (knee at FPR {knees[kind].fpr:.1%}, IVR "
         f"{knees[kind].ivr:.1%})"
@@ -87,16 +68,16 @@ def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
         f"{budgets[0]:.0%}: {told}. The higher curve is the better model; stars are the knees, beyond which a lost "
         "purchase buys less than the average one."
     )
-    return _picture("curves", "IVR against FPR, all clicks", caption, f"Line chart. {caption}", svg)
+    return report_page.picture("curves", "IVR against FPR, all clicks", caption, "Line chart", figure)
 
 
 def of_slices(trial: Trial) -> Picture:
-    """IVR over FPR in each slice, with its knee, the global threshold and the slice's own."""
-    names = [name for name in trial.curves if not name.startswith("*")]
-    columns = min(3, max(len(names), 1))
-    rows = -(-len(names) // columns) or 1
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(8.8, 2.5 * rows + 0.5), layout="constrained")
+    """IVR over FPR in each of `drawn_slices`, of which there are some, with its knee and the thresholds."""
+    names = drawn_slices(trial)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(8.8, 2.3 * rows + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, name in zip(grid.flat, names, strict=False):
             _slice_panel(axes, name, trial)
@@ -104,15 +85,22 @@ def of_slices(trial: Trial) -> Picture:
             axes.set_axis_off()
         for axes in grid[:, 0]:
             axes.set_ylabel("IVR in the slice")
-        handles, labels = (grid.flat[0].get_legend_handles_labels()) if names else ([], [])
-        figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
-        svg = _svg(figure)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
     said = "; ".join(_slice_said(name, trial) for name in names)
     caption = (
-        "The curve of each slice, with what one threshold for all and a threshold by slice make of it. One threshold "
-        f"costs some slices much more than others. {said}."
+        "The curve of each slice on the later clicks, its knee, and where three sets of thresholds lie on it: "
+        "one at the "
+        "budget, one that loses as many purchases as what ships, and what ships. The same threshold costs slices "
+        f"unequally; their FPR, in this order: {said}."
     )
-    return _picture("slices", "IVR against FPR, by slice", caption, f"A line chart for each slice. {caption}", svg)
+    return report_page.picture("slices", "IVR against FPR, by slice", caption, "A line chart for each slice", figure)
+
+
+def drawn_slices(trial: Trial) -> list[str]:
+    """The slices with purchases enough for a curve: fewer draw a staircase of a few steps, which says nothing."""
+    slices = [name for name in trial.curves if not name.startswith("*")]
+    return [name for name in slices if trial.curves[name].purchases >= SLICE_PURCHASES_MIN]
 
 
 def before_and_after(trial: Trial) -> Picture:
@@ -120,11 +108,12 @@ def before_and_after(trial: Trial) -> Picture:
     figures = trial.fields["figures"]
     names = list(figures[SHIPPED])
     panels = (("fpr", "FPR"), ("ivr", "IVR"), ("coverage", "robotic coverage"))
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(8.8, 0.42 * len(names) + 1.5), layout="constrained")
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(8.8, 0.5 * len(names) + 1.5), layout="constrained")
         for axes, (rate, title) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
-            for which, look, shift in ((EQUAL, BEFORE, -0.16), (SHIPPED, AFTER, 0.16)):
-                _whiskers(axes, [figures[which][name] for name in names], rate, look, shift, SET_NAMES[which])
+            for number, (which, look) in enumerate(SETS.items()):
+                parts = [figures[which][name] for name in names]
+                _whiskers(axes, parts, rate, look, (number - 1) * 0.24, SET_NAMES[which])
             axes.set_title(title)
             axes.set_yticks(range(len(names)), [_part_name(name) for name in names])
             axes.set_ylim(len(names) - 0.5, -0.5)
@@ -132,10 +121,9 @@ def before_and_after(trial: Trial) -> Picture:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
             _plain(axes, "x")
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
-        svg = _svg(figure)
+        figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
     caption = _before_after_said(trial)
-    return _picture("calibration", "Before and after calibration by slice", caption, f"Dot plot. {caption}", svg)
+    return report_page.picture("calibration", "Before and after calibration by slice", caption, "Dot plot", figure)
 
 
 def of_labels(seen: Examination) -> Picture:
@@ -162,7 +150,7 @@ def of_robots(run: Mapping[str, Any], fpr: float) -> Picture:
     models = run["models"]
     kinds = list(next(iter(models.values()))["recall_by_kind"])
     rows = ["all robots", *(kind.replace("_", " ") for kind in kinds), "people (wrongly)"]
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(LOOK):
         figure = Figure(figsize=(8.4, 0.46 * len(rows) + 1.2), layout="constrained")
         axes = figure.add_subplot()
         for number, ((kind, told), (color, _, shape)) in enumerate(zip(models.items(), LOOKS, strict=False)):
@@ -183,9 +171,8 @@ def of_robots(run: Mapping[str, Any], fpr: float) -> Picture:
         _plain(axes, "x")
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
-        svg = _svg(figure)
     caption = _robots_said(models, fpr, run["seed"])
-    return _picture("robots", "Robots caught, by kind", caption, f"Dot plot. {caption}", svg)
+    return report_page.picture("robots", "Robots caught, by kind", caption, "Dot plot", figure)
 
 
 def _robots_said(models: Mapping[str, Any], fpr: float, seed: int) -> str:
@@ -203,18 +190,17 @@ def _robots_said(models: Mapping[str, Any], fpr: float, seed: int) -> str:
 
 def _before_after_said(trial: Trial) -> str:
     worst, figures = trial.fields["worst"], trial.fields["figures"]
-    before, after = worst[EQUAL], worst[SHIPPED]
     parts = [
-        f"Both lose {figures[SHIPPED]['*']['fpr']:.2%} of the later purchases; only how the loss is divided differs"
+        f"One threshold set at the budget of {trial.fields['fpr_max']:.0%} loses {figures[GLOBAL]['*']['fpr']:.2%} of "
+        f"the later purchases; what ships loses {figures[SHIPPED]['*']['fpr']:.2%}, and beside it stands one threshold "
+        "that loses as many, so that only how the loss is divided differs."
     ]
-    for rate, name in (("fpr", "worst FPR of a slice"), ("coverage", "least coverage of a slice")):
-        if before[rate] and after[rate]:
-            parts.append(
-                f"{name}: {before[rate]['value']:.1%} ({before[rate]['slice']}) before, "
-                f"{after[rate]['value']:.1%} ({after[rate]['slice']}) after"
-            )
-    parts.append(f"IVR: {figures[EQUAL]['*']['ivr']:.1%} before, {figures[SHIPPED]['*']['ivr']:.1%} after")
-    return "; ".join(parts) + ". Whiskers are exact intervals of 95% (Clopper and Pearson)."
+    for rate, name in (("fpr", "Worst FPR of a slice"), ("coverage", "Least coverage of a slice")):
+        if all(worst[which][rate] for which in SETS):
+            told = (f"{worst[which][rate]['value']:.1%} ({worst[which][rate]['slice']})" for which in SETS)
+            parts.append(f"{name}, in this order: {', '.join(told)}.")
+    ivrs = ", ".join(f"{figures[which]['*']['ivr']:.1%}" for which in SETS)
+    return f"{' '.join(parts)} IVR: {ivrs}. Whiskers are exact intervals of 95% (Clopper and Pearson)."
 
 
 def _slice_panel(axes: Axes, name: str, trial: Trial) -> None:
@@ -222,7 +208,7 @@ def _slice_panel(axes: Axes, name: str, trial: Trial) -> None:
     knee = curves.knee(curve)
     _line(axes, curve, INK, "-")
     axes.plot(knee.fpr, knee.ivr, "*", color=MUTED, markersize=11, label="knee", clip_on=False)
-    for which, (edge, shape, face) in ((EQUAL, BEFORE), (SHIPPED, AFTER)):
+    for which, (edge, shape, face) in SETS.items():
         rates = figures[which][name]
         style: Any = {"markersize": 7, "markeredgecolor": edge, "markerfacecolor": face, "markeredgewidth": 1.6}
         axes.plot(rates["fpr"], rates["ivr"], shape, linestyle="", label=SET_NAMES[which], clip_on=False, **style)
@@ -231,8 +217,7 @@ def _slice_panel(axes: Axes, name: str, trial: Trial) -> None:
 
 
 def _slice_said(name: str, trial: Trial) -> str:
-    before, after = (trial.fields["figures"][which][name]["fpr"] for which in (EQUAL, SHIPPED))
-    return f"{name}: FPR {before:.1%} with one threshold, {after:.1%} by slice"
+    return f"{name} {', '.join(format(trial.fields['figures'][which][name]['fpr'], '.1%') for which in SETS)}"
 
 
 def _whiskers(
@@ -298,17 +283,3 @@ def _part_name(name: str) -> str:
     return {"*": "all clicks", "*/in": "all logged in", "*/out": "all logged out", "*/unknown": "all unknown"}.get(
         name, name
     )
-
-
-def _picture(name: str, title: str, caption: str, alt: str, svg: str) -> Picture:
-    return Picture(name, title, caption, alt, svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
-
-
-def _svg(figure: Figure) -> str:
-    """The picture's own element, without what a page does not need."""
-    out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r"\n\s*", "\n", text)

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clickledger.console import evaluation_page, evaluation_pictures
-from clickledger.console.evaluation_page import Card, Rows, Section, Term
-from clickledger.console.evaluation_pictures import PART_NAMES, Picture
-from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED
+from clickledger.console import evaluation_pictures, report_page
+from clickledger.console.evaluation_pictures import PART_NAMES
+from clickledger.console.report_page import Card, Picture, Rows, Section, Term
+from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED, Trial
 from clickledger.scoring.examination import Examination
 
 SETS = {GLOBAL: "one threshold, at the budget", EQUAL: "one threshold, equal FPR", SHIPPED: "by slice"}
+MADE_BY = "clickledger model evaluate"
 FORMS = {
     "global": "one threshold for all clicks, with a ceiling for each slice and login status",
     "hull": "a threshold by slice, from the concave hulls of the curves",
@@ -70,9 +71,12 @@ def of_files(fields: Mapping[str, Any], seen: Examination, budgets: Sequence[flo
         "are their differences on the same draws: an interval that does not hold 0 is a proven lead."
     )
     compared = Section(
-        "models", "Models at equal FPR", [said], [table, evaluation_pictures.of_models(seen.curves, budgets)]
+        "models",
+        "Models at equal FPR",
+        [said],
+        [table, _coverage(seen), evaluation_pictures.of_models(seen.curves, budgets)],
     )
-    return evaluation_page.page("Model evaluation", lead, cards, [compared, *_sections(seen)], TERMS)
+    return report_page.page("Model evaluation", lead, cards, [compared, *_sections(seen)], TERMS, MADE_BY)
 
 
 def of_simulation(fields: Mapping[str, Any], seen: Examination, tables: Sequence[Rows]) -> str:
@@ -101,20 +105,29 @@ def of_simulation(fields: Mapping[str, Any], seen: Examination, tables: Sequence
     compared = Section(
         "models", "Models at equal FPR, by kind of robot", [said], [*tables, evaluation_pictures.of_robots(run, fpr)]
     )
-    curves = Section("curves", "Curves", [], [evaluation_pictures.of_models(seen.curves, (0.01, 0.02, 0.05))])
-    return evaluation_page.page(
-        "Model evaluation on simulated traffic", lead, cards, [compared, curves, *_sections(seen)], TERMS
+    drawn = evaluation_pictures.of_models(seen.curves, (0.01, 0.02, 0.05))
+    curves = Section("curves", "Curves", [], [drawn, _coverage(seen)])
+    return report_page.page(
+        "Model evaluation on simulated traffic", lead, cards, [compared, curves, *_sections(seen)], TERMS, MADE_BY
     )
 
 
 def pictures(seen: Examination, run: Mapping[str, Any], fpr: float) -> list[Picture]:
     """All pictures of a simulated evaluation."""
-    calibrated = [] if seen.trial is None else [
-        evaluation_pictures.of_slices(seen.trial),
-        evaluation_pictures.before_and_after(seen.trial),
-    ]  # fmt: skip
+    calibrated = []
+    if seen.trial is not None:
+        slices = [evaluation_pictures.of_slices(seen.trial)] if evaluation_pictures.drawn_slices(seen.trial) else []
+        calibrated = [*slices, evaluation_pictures.before_and_after(seen.trial)]
     curves = evaluation_pictures.of_models(seen.curves, (0.01, 0.02, 0.05))
     return [curves, *calibrated, evaluation_pictures.of_labels(seen), evaluation_pictures.of_robots(run, fpr)]
+
+
+def _coverage(seen: Examination) -> Rows:
+    told = seen.coverage_at_fpr()
+    fprs = list(next(iter(told.values())))
+    rows = [[evaluation_pictures.name_of(kind), *(_percent(own[fpr]) for fpr in fprs)] for kind, own in told.items()]
+    columns = ["model", *(f"at FPR {float(fpr):.0%}" for fpr in fprs)]
+    return Rows("Robotic coverage: share invalidated of the clicks of crowded sessions", columns, rows)
 
 
 def _sections(seen: Examination) -> list[Section]:
@@ -142,10 +155,12 @@ def _calibration(seen: Examination) -> list[Section]:
     if "people" in figures[SHIPPED]["*"]:
         tables.append(_truth(figures))
     shown: list[Rows | Picture] = [evaluation_pictures.before_and_after(trial), *tables, _thresholds(told)]
-    return [
-        Section("slices", "Curves by slice", [], [evaluation_pictures.of_slices(trial)]),
-        Section("calibration", "Calibration by slice", said, shown),
-    ]
+    return [*_slices(trial), Section("calibration", "Calibration by slice", said, shown)]
+
+
+def _slices(trial: Trial) -> list[Section]:
+    drawn = evaluation_pictures.drawn_slices(trial)
+    return [Section("slices", "Curves by slice", [], [evaluation_pictures.of_slices(trial)])] if drawn else []
 
 
 def _rates(figures: Mapping[str, Any], rate: str, title: str) -> Rows:
@@ -220,13 +235,13 @@ def _calibration_cards(seen: Examination) -> list[Card]:
     if seen.trial is None:
         return []
     worst = seen.trial.fields["worst"]
-    before, after = worst[EQUAL]["fpr"], worst[SHIPPED]["fpr"]
+    before, after = worst[GLOBAL]["fpr"], worst[SHIPPED]["fpr"]
     if before is None or after is None:
         return []
     return [
         Card(
             f"{before['value']:.1%} \N{RIGHTWARDS ARROW} {after['value']:.1%}",
-            "FPR of the worst slice, one threshold against by slice",
+            "FPR of the worst slice, before and after calibration by slice",
         )
     ]
 
@@ -236,7 +251,7 @@ def _seeds(count: int) -> str:
 
 
 def _merged(merged: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{', '.join(own)} as {name}" for name, own in merged.items())
+    return "; ".join(", ".join(own) for own in merged.values())
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:

@@ -15,7 +15,7 @@ from clickledger.console.cli_services import JsonOption
 from clickledger.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from clickledger.console.evaluation_page import Rows
+    from clickledger.console.report_page import Rows
     from clickledger.scoring.dataset import Dataset
     from clickledger.scoring.examination import Examination
     from clickledger.scoring.intake_fields import Rejection
@@ -214,7 +214,7 @@ def _verdict(told: dict[str, Any]) -> str:
 
 
 def _say_compared(fields: dict[str, Any]) -> Rows:
-    from clickledger.console.evaluation_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.console.report_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
 
     train, test = fields["train"], fields["test"]
     border = datetime.fromtimestamp(fields["border_ms"] / 1000, UTC)
@@ -232,7 +232,7 @@ def _say_compared(fields: dict[str, Any]) -> Rows:
     bootstrap = fields["bootstrap"]
     title = f"test part; intervals of {bootstrap['confidence']:.0%}, {bootstrap['draws']:,} draws of users"
     output.rows(title, columns, rows)
-    return Rows(title, columns, rows)
+    return Rows(title, columns, [[name.replace("_", " "), *cells] for name, *cells in rows])
 
 
 def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
@@ -240,7 +240,7 @@ def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
     ivr, bounds = told["ivr_at_fpr"], told["ivr_at_fpr_interval"]
     return [
         f"{told['auc']:.3f} ({low:.3f} to {high:.3f})",
-        *(f"{ivr[rate]:.1%} ({bounds[rate][0]:.1%} to {bounds[rate][1]:.1%})" for rate in rates),
+        *(f"{ivr[rate]:.1%} ({bounds[rate][0] * 100:.1f} to {bounds[rate][1] * 100:.1f})" for rate in rates),
     ]
 
 
@@ -257,9 +257,8 @@ def say_calibrated(seen: Examination) -> None:
         [part, own["purchases"], *(_change(before[part][rate], own[rate]) for rate in ("fpr", "ivr", "coverage"))]
         for part, own in after.items()
     ]
-    title = (
-        f"one threshold -> by slice ({told['form']}), losing as many of {told['judged_on']['purchases']:,} purchases"
-    )
+    lost = f"losing as many of {told['judged_on']['purchases']:,} purchases"
+    title = f"one threshold -> by slice (what ships: {told['form']}), {lost}"
     output.rows(title, ["part", "purchases", "FPR", "IVR", "coverage"], rows)
 
 
@@ -268,10 +267,10 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def _report(path: Path, fields: dict[str, Any], table: Rows, seen: Examination) -> None:
-    from clickledger.console import evaluation_page, evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.console import evaluation_report, report_page  # noqa: PLC0415 - loads matplotlib, which is slow
     from clickledger.scoring import model_comparison  # noqa: PLC0415 - loads torch, which others need not pay
 
-    evaluation_page.write(path, evaluation_report.of_files(fields, seen, model_comparison.FPRS, table))
+    report_page.write(path, evaluation_report.of_files(fields, seen, model_comparison.FPRS, table))
 
 
 def _simulated(
@@ -287,9 +286,9 @@ def _simulated(
     tables = _say_simulated(fields)
     say_calibrated(seen)
     if report is not None:
-        from clickledger.console import evaluation_page, evaluation_report  # noqa: PLC0415 - loads matplotlib
+        from clickledger.console import evaluation_report, report_page  # noqa: PLC0415 - loads matplotlib
 
-        evaluation_page.write(report, evaluation_report.of_simulation(fields, seen, tables))
+        report_page.write(report, evaluation_report.of_simulation(fields, seen, tables))
     return fields
 
 
@@ -326,7 +325,7 @@ def simulate_and_compare(
 
 
 def _say_simulated(fields: dict[str, Any]) -> list[Rows]:
-    from clickledger.console.evaluation_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
+    from clickledger.console.report_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
 
     kinds = list(fields["runs"][0]["models"]["network"]["recall_by_kind"])
     columns = ["model", "recall", *kinds, "precision", "people"]

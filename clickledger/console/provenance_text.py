@@ -18,7 +18,7 @@ Story = dict[str, Any]
 
 
 class Warm(NamedTuple):
-    """Whether a snapshot is cold, and from which event time (ms) on those of its counter epoch are not."""
+    """Whether a snapshot is cold, and if so from which event time (ms) on those of its counter epoch are not."""
 
     cold: bool
     from_ms: int | None
@@ -28,9 +28,10 @@ def warmth_of(conn: database.Connection, click: dict[str, Any]) -> Warm:
     """Whether the windows behind a click's snapshot were full; one that was not counted has no windows."""
     if not click["seq"]:
         return Warm(False, None)
-    found = warmth.read(conn)
     moment_ms = int.from_bytes(click["click_id"].bytes[:6], "big")
-    return Warm(found.is_cold(click["counter_epoch"], moment_ms), found.full_from_ms(click["counter_epoch"]))
+    found = warmth.around(conn, moment_ms)
+    cold = found.is_cold(click["counter_epoch"], moment_ms)
+    return Warm(cold, found.full_from_ms(click["counter_epoch"]) if cold else None)
 
 
 def features_of(click: dict[str, Any]) -> dict[str, int]:

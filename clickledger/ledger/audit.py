@@ -24,6 +24,7 @@ from clickledger.ledger import (
     audit_authority,
     audit_chain,
     audit_counting,
+    audit_definitions,
     audit_features,
     audit_money,
     audit_rows,
@@ -107,6 +108,7 @@ CHECKS: list[tuple[str, Callable[[database.Connection], list[str]]]] = [
     ("detached days", departure.faults),
     ("checkpoints", checkpoints.verify),
     ("folds", rebuild.differences),
+    ("definitions", audit_definitions.verify),
 ]
 BY_ENTRY = ("chain", "digests")
 COUNTING_ORDER = "counting order"
@@ -222,6 +224,7 @@ class _Audit:
         self._report.note(COUNTING_ORDER, self._counting_faults(head))
         self._report.overrides = audit_authority.overrides(self._conn)
         self._report.notes += audit_money.unused(self._conn) + departure.unused(self._conn)
+        self._report.notes += audit_definitions.unverified(self._conn)
 
     def _counting_faults(self, head: log.Head) -> list[str]:
         runs = audit_counting.joined(self._seqs)

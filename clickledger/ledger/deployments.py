@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -133,6 +134,23 @@ def load_thresholds(conn: database.Connection, calibration_version: int) -> dict
     return {name: float(value) for name, value in json.loads(row[0]).items()}
 
 
+def registration(conn: database.Connection, model_version: int) -> log.Entry:
+    """The entry that registered a model. Raises NotFound."""
+    row = conn.execute("SELECT registered_position FROM models WHERE model_version = %s", (model_version,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no model with version {model_version}")
+    return log.entry(conn, row[0])
+
+
+def calibration_entry(conn: database.Connection, model_version: int, calibration_version: int) -> log.Entry:
+    """The entry that set a calibration of a model. Raises NotFound."""
+    query = "SELECT set_position FROM calibrations WHERE calibration_version = %s AND model_version = %s"
+    row = conn.execute(query, (calibration_version, model_version)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no calibration {calibration_version} of model {model_version}")
+    return log.entry(conn, row[0])
+
+
 def deploy(conn: database.Connection, routing: Routing, actor: str, reason: str = "") -> int:
     """Put a routing table in force under a new epoch. Nothing is revoked: batches in flight pass."""
     with log.writing(conn) as writer:
@@ -155,37 +173,85 @@ def amend(
     actor: str,
     reason: str = "",
     extra: dict[str, Any] | None = None,
+    *,
+    always: bool = False,
 ) -> int:
     """Deploy what `change` makes of the routing in force, which nobody replaces meanwhile; the epoch then in force.
 
-    `extra` goes into the payload of the entry. Nothing is recorded where `change` changes nothing.
+    `extra` goes into the payload of the entry. Nothing is recorded where `change` changes nothing, unless `always`:
+    that somebody put a model in force is worth an entry by itself.
     """
     with log.writing(conn) as writer:
         epoch, text = writer.execute(SELECT_ROUTING)[0]
         routing = change(json.loads(text))
-        if routing == json.loads(text):
+        if routing == json.loads(text) and not always:
             return int(epoch)
         _check_routing(writer, routing)
         return _put_in_force(writer, "deployment_changed", routing, [], actor, reason, extra or {}).epoch
 
 
 def promote(
-    conn: database.Connection, model_version: int, calibration_version: int, actor: str, reason: str = ""
+    conn: database.Connection,
+    model_version: int,
+    calibration_version: int,
+    actor: str,
+    reason: str = "",
+    extra: dict[str, Any] | None = None,
 ) -> int:
-    """Route all traffic to one model and keep the one that decided until now in shadow; the new epoch.
+    """Route all traffic to one model and keep the one that decided until now in shadow; the epoch. Passes no guard."""
+    change = partial(promoted, model_version=model_version, calibration_version=calibration_version)
+    return amend(conn, change, actor, reason, extra, always=True)
+
+
+def promoted(before: Routing, model_version: int, calibration_version: int) -> Routing:
+    """All traffic to one model, and what decided until now in its shadow.
 
     Candidates run on in shadow, but for the one that was promoted.
     """
-    return amend(conn, lambda before: _promoted(before, model_version, calibration_version), actor, reason)
-
-
-def _promoted(before: Routing, model_version: int, calibration_version: int) -> Routing:
-    others = [route for route in before["routes"] if route["model"] != model_version]
-    stable = others[0] if others else before.get("shadow")
-    shadow = {"model": stable["model"], "calibration": stable["calibration"]} if stable else None
     route = {"slice": "*", "share": 1.0, "model": model_version, "calibration": calibration_version}
-    kept = [route for route in candidates_without(before, model_version) if route != shadow]
-    return with_candidates({"routes": [route], "shadow": shadow}, kept)
+    return _beside(before, {"routes": [route]}, model_version, calibration_version)
+
+
+def with_canary(before: Routing, model_version: int, calibration_version: int, share: float) -> Routing:
+    """A share of the users of every slice to one model, the others where they went before; what decides them in shadow.
+
+    The canary comes first, so that its users stay its users while its share grows (`decide.route`).
+    """
+    canary = {"share": share, "model": model_version, "calibration": calibration_version}
+    routes: list[dict[str, Any]] = []
+    for name in dict.fromkeys(str(route["slice"]) for route in before["routes"]):
+        own = [r for r in _without(before, model_version, calibration_version) if r["slice"] == name]
+        rest = sum(float(route["share"]) for route in own)
+        routes.append({"slice": name, **canary, **({} if own else {"share": 1.0})})
+        routes += [{**route, "share": float(route["share"]) / rest * (1.0 - share)} for route in own]
+    return _beside(before, {"routes": routes}, model_version, calibration_version)
+
+
+def stable_beside(routing: Routing, model_version: int, calibration_version: int) -> tuple[int, int] | None:
+    """Model and calibration that decide beside a pair: for most users where several do, else what is its shadow."""
+    others = _without(routing, model_version, calibration_version)
+    everywhere = [route for route in others if route["slice"] == "*"]
+    most = max(everywhere or others, key=lambda route: float(route["share"]), default=routing.get("shadow"))
+    found = (int(most["model"]), int(most["calibration"])) if most else None
+    return None if found == (model_version, calibration_version) else found
+
+
+def _without(routing: Routing, model_version: int, calibration_version: int) -> list[dict[str, Any]]:
+    pair = model_version, calibration_version
+    return [route for route in routing["routes"] if (route["model"], route["calibration"]) != pair]
+
+
+def _beside(before: Routing, table: Routing, model_version: int, calibration_version: int) -> Routing:
+    """A table with the stable pair in shadow, and the other candidates.
+
+    Beside a mere recalibration the shadow stays: rolling the model back must find another one there.
+    """
+    stable, shadow = stable_beside(before, model_version, calibration_version), before.get("shadow")
+    if (stable is None or stable[0] == model_version) and shadow and shadow["model"] != model_version:
+        stable = shadow["model"], shadow["calibration"]
+    kept = {"model": stable[0], "calibration": stable[1]} if stable else None
+    others = [route for route in candidates_without(before, model_version) if route != kept]
+    return with_candidates({**table, "shadow": kept}, others)
 
 
 def roll_back(

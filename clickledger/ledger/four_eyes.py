@@ -102,7 +102,7 @@ def _people(actors: set[str]) -> tuple[str, ...]:
 def _today(conn: database.Connection) -> int:
     """Position of the first entry of this day, UTC, by the clock that records entries."""
     [(now,)] = conn.execute("SELECT clock_timestamp()").fetchall()
-    return log.position_at(conn, datetime.combine(now.astimezone(UTC).date(), datetime.min.time(), UTC))
+    return log.first_at(conn, datetime.combine(now.astimezone(UTC).date(), datetime.min.time(), UTC))
 
 
 def _moved(writer: log.Writer, since: int) -> Money:

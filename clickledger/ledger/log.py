@@ -25,9 +25,8 @@ SELECT_ENTRIES = """
     FROM log WHERE position > %(after)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
     ORDER BY position LIMIT %(limit)s"""
 SELECT_HEAD = "SELECT position, chain_hash, recorded_at FROM log ORDER BY position DESC LIMIT 1"
+SELECT_RECORDED = "SELECT recorded_at FROM log WHERE position = %s"
 RECORD_ENTRY = "SELECT position, recorded_at, chain_hash FROM record_entry(%s, %s, %s, %s, %s)"
-
-SELECT_RECORDED_AT = "SELECT recorded_at FROM log WHERE position = %s"
 
 NO_LIMIT = (1 << 63) - 1
 
@@ -141,6 +140,16 @@ def head(conn: database.Connection) -> Head:
     return Head(*row)
 
 
+def position_at(conn: database.Connection, moment: datetime) -> int:
+    """The newest position recorded at or before a moment, in a few look-ups; 0 where there is none."""
+    lo, hi = 0, head(conn).position
+    while lo < hi:
+        middle = (lo + hi + 1) // 2
+        row = conn.execute(SELECT_RECORDED, (middle,)).fetchone()
+        lo, hi = (middle, hi) if row and row[0] <= moment else (lo, middle - 1)
+    return lo
+
+
 def read(
     conn: database.Connection, after: int = 0, kinds: Sequence[str] | None = None, limit: int = 1_000_000
 ) -> list[Entry]:
@@ -158,15 +167,11 @@ def entry(conn: database.Connection, position: int) -> Entry:
     return found[0]
 
 
-def position_at(conn: database.Connection, moment: datetime) -> int:
-    """The first position recorded at a moment or later, the one after the head without any.
-
-    Found by halving: entries are recorded in the order of their positions, as far as the server's clock does not go
-    back, and no index is kept for so seldom a question.
-    """
+def first_at(conn: database.Connection, moment: datetime) -> int:
+    """The first position recorded at a moment or later, the one after the head without any; as `position_at`."""
     lo, hi = 1, head(conn).position + 1
     while lo < hi:
         middle = (lo + hi) // 2
-        row = conn.execute(SELECT_RECORDED_AT, (middle,)).fetchone()
-        lo, hi = (middle + 1, hi) if row is not None and row[0] < moment else (lo, middle)
+        row = conn.execute(SELECT_RECORDED, (middle,)).fetchone()
+        lo, hi = (middle + 1, hi) if row and row[0] < moment else (lo, middle)
     return lo

@@ -108,7 +108,7 @@ def for_times(conn: database.Connection, since: datetime, until: datetime, what:
     now = log.head(conn).recorded_at
     if not since < until <= now:
         raise errors.InvalidInput(f"times: expected since before until, until at most {now}, got {since} and {until}")
-    lo, hi = (max(log.position_at(conn, moment), 1) for moment in (since, until))
+    lo, hi = (max(log.first_at(conn, moment), 1) for moment in (since, until))
     if lo == hi:
         raise errors.InvalidInput(f"times: expected entries recorded from {since} until {until}, got none")
     return _plan(conn, lo, hi, what, f"recorded from {since.isoformat()} until {until.isoformat()}", None)
@@ -122,7 +122,7 @@ def for_deployment(conn: database.Connection, epoch: int, what: What) -> Plan:
     lo, replaced, revoked = row
     hi = revoked
     if revoked is None and replaced is not None:
-        hi = log.position_at(conn, log.entry(conn, replaced).recorded_at + IN_FLIGHT)
+        hi = log.first_at(conn, log.entry(conn, replaced).recorded_at + IN_FLIGHT)
     scope = {**(what.scope or {}), redecide.SCOPE_DEPLOYMENTS: [str(epoch)]}
     end = hi or log.head(conn).position + 1
     return _plan(conn, lo, end, replace(what, scope=scope), f"deployment {epoch} was in force", None)
@@ -137,22 +137,28 @@ def for_counters(conn: database.Connection, since: datetime, until: datetime, ma
     if not since < until:
         raise errors.InvalidInput(f"times: expected since before until, got {since} and {until}")
     head = log.head(conn).position + 1
-    healed = log.position_at(conn, until)
-    hi = log.position_at(conn, until + LONGEST_WINDOW)
+    healed = log.first_at(conn, until)
+    hi = log.first_at(conn, until + LONGEST_WINDOW)
     tail = f"the longest window of {LONGEST_WINDOW.total_seconds() / 3600:g} h after that"
     if (rebuilt := _rebuilt(conn, healed, hi)) is not None:
         hi, tail = rebuilt, f"what followed until counters were rebuilt at position {rebuilt}"
     elif hi == head:
         tail += ", as far as it has been recorded: what follows is for another run"
     why = f"counters wrong from {since.isoformat()} until {until.isoformat()}, {margin} before and {tail}"
-    lo = max(log.position_at(conn, since - margin), 1)
+    lo = max(log.first_at(conn, since - margin), 1)
     return _plan(conn, lo, hi, replace(what, mode=runs.RECOMPUTE), why, None)
 
 
 def _rebuilt(conn: database.Connection, lo: int, hi: int) -> int | None:
     """Where in [lo, hi) counters were made anew from the log, with nothing kept of what they had held."""
     entries = log.read(conn, after=lo - 1, kinds=["counters_restored"])
-    return next((e.position for e in entries if e.position < hi and e.payload.get("kept") is None), None)
+    return next((e.position for e in entries if e.position < hi and _is_whole(e.payload)), None)
+
+
+def _is_whole(payload: dict[str, Any]) -> bool:
+    """Whether restored counters hold all that the log does and nothing else, in full windows."""
+    kept = payload.get("kept_used", payload.get("kept") is not None)
+    return not kept and payload.get("since_ms") is None
 
 
 def _plan(conn: database.Connection, lo: int, hi: int, what: What, why: str, incident_id: int | None) -> Plan:

@@ -15,13 +15,15 @@ from clickledger.errors import ClickledgerError, InvalidSetting
 from clickledger.ledger import checkpoint_key_file, checkpoints, database, partitions
 from clickledger.ledger.caps import AUTOMATIC
 from clickledger.ledger.rights import Role
-from clickledger.recovery import anomaly, chunks, pages, progress, proposals, publishing, steps, ticks, working
+from clickledger.recovery import anomaly, chunks, due_corrections, pages, progress, publishing, steps, ticks, working
+from clickledger.recovery import daily_training as daily_training_
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
 from clickledger.recovery.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 
 ACTOR = AUTOMATIC
+DAILY = "daily"
 WORK_SECONDS = 2.0  # then the task ends and sends for another: detection and sweeping get their turn
 
 
@@ -87,7 +89,7 @@ def finish(run_id: int) -> None:
 def propose_corrections() -> None:
     """Propose what undecided clicks are to be decided as, and what purchases show to be wrong."""
     with _connection(settings.load()) as conn, steps.alone(conn, "propose") as mine:
-        if not mine or (found := proposals.look(conn, ACTOR)) is None:
+        if not mine or (found := due_corrections.look(conn, ACTOR)) is None:
             return
         if found.too_many:
             logger.warning(
@@ -124,6 +126,22 @@ def sign_checkpoint() -> None:
                 checkpoints.sign(conn, key, ACTOR)
     except ClickledgerError as error:
         logger.error("no checkpoint was signed: %s", error)
+
+
+@task
+def daily_training() -> None:
+    """Do the daily run that is due, or go on with one that was cut short; what it is refused for is said."""
+    chosen = settings.load()
+    if chosen.daily_training_at is None:
+        return
+    with _connection(chosen) as conn:
+        try:
+            done = daily_training_.wake(conn, chosen.daily_training_at, actor=DAILY)
+        except ClickledgerError as error:
+            logger.error("the daily run ended: %s", error)
+        else:
+            if done is not None and done.result is not None:
+                logger.info("daily run of %s: model %s, %s", done.day, done.model_version, done.result["outcome"])
 
 
 @cache

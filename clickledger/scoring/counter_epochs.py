@@ -71,6 +71,11 @@ class _Found(NamedTuple):
     kept: CounterState | None
     since_ms: int | None
 
+    def from_ms(self, end: Logged) -> int:
+        """The least event time of a click that is to be counted again."""
+        kept_ms = 0 if self.kept is None else self.kept.clock_ms - feature_spec.LATE_MS
+        return max(end.window_ms, self.since_ms or 0, kept_ms)
+
 
 def settle(conn: database.Connection, client: redis.Redis, actor: str, at_once_max: int = AT_ONCE_MAX) -> Counting:
     """Where to count, once the counters hold what the ledger says was counted, or at least the last hour of it.
@@ -163,7 +168,7 @@ def _restore(
     kept_seq = counters.open_epoch(client, epoch, prefix=prefix).seq
     end = logged(conn)  # now, after appends of earlier epochs were shut out
     counter = counters.FeatureCounter(client, epoch, prefix)
-    restored = count_again(conn, counter, kept_seq, max(end.window_ms, found.since_ms or 0))
+    restored = count_again(conn, counter, kept_seq, found.from_ms(end))
     counters.open_epoch(client, epoch, end.seq, end.clock_ms, prefix)
     client.set(PREFIX_KEY, prefix)
     record_recounted(conn, epoch, kept_seq, end, restored, began, actor)
@@ -176,11 +181,11 @@ def _usable(conn: database.Connection, kept: CounterState | None, epoch: int, at
     if kept is not None and (kept.schema != feature_spec.SCHEMA_VERSION or kept.counter_epoch > epoch):
         kept = None  # a later epoch: the ledger was set back to an earlier state, and they hold clicks it does not know
     since_ms = None if kept is None else warmth.read(conn).since_ms.get(kept.counter_epoch)
-    after = 0 if kept is None else kept.seq
-    row = conn.execute(COUNT_AFTER, (after, max(end.window_ms, since_ms or 0), at_once_max + 1)).fetchone()
+    found, after = _Found(kept, since_ms), 0 if kept is None else kept.seq
+    row = conn.execute(COUNT_AFTER, (after, found.from_ms(end), at_once_max + 1)).fetchone()
     if row and row[0] > at_once_max:
         return _Found(None, max(0, end.clock_ms - QUICK_WINDOW_MS - feature_spec.LATE_MS))
-    return _Found(kept, since_ms)
+    return found
 
 
 def _evidence(kept: CounterState | None, found: _Found) -> dict[str, Any]:

@@ -50,6 +50,9 @@ class _Building:
         """Count logged clicks again, in the order of their seq."""
         self.counter.restore([row.click for row in rows], [row.seq for row in rows])
         self.seq, self.clicks = rows[-1].seq, self.clicks + len(rows)
+        # What is counted after these is at most so much older.
+        clock_ms = max(row.click.event_time_ms for row in rows)
+        self.from_ms = max(self.from_ms, clock_ms - feature_spec.LATE_MS)
         self.appended_since += sum(row.log_position > self.begun_position for row in rows)
 
 

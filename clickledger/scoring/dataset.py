@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -237,12 +237,13 @@ def record_built(
     reason: str = "",
     weights: npt.NDArray[np.float32] | None = None,
     cold: int = 0,
+    told: Mapping[str, Any] | None = None,
 ) -> log.Entry:
     """Append the `dataset_built` entry: recipe, counts and digest of a set, and the digest of its sample weights.
 
-    `cold`: the clicks of its range that were left out as such.
+    `cold`: the clicks of its range that were left out as such. `told`: what else the entry is to say.
     """
-    payload = {**recipe.to_payload(), **built.summary(), "cold": cold}
+    payload = {**recipe.to_payload(), **built.summary(), "cold": cold, **(told or {})}
     if weights is not None:
         payload["weights_digest"] = weights_digest(weights)
     return log.record(conn, "dataset_built", payload, actor, reason)
@@ -254,13 +255,18 @@ def rebuild(conn: database.Connection, position: int) -> Dataset:
     Raises NotFound, InvalidInput when the entry is of another kind or of a recipe unknown here, VerificationFailed
     naming what differs from the entry, and the days that left the ledger since, if any did.
     """
-    recipe, stated = recipe_of(conn, position), log.entry(conn, position).payload
+    recipe = recipe_of(conn, position)
     built = gather(conn, recipe).dataset
-    found = built.summary()
+    require_equal(conn, log.entry(conn, position), built, recipe)
+    return built
+
+
+def require_equal(conn: database.Connection, entry: log.Entry, built: Dataset, recipe: Recipe) -> None:
+    """Raise VerificationFailed, naming what differs, unless a set is the one its entry is of."""
+    stated, found = entry.payload, built.summary()
     if differing := [name for name, value in found.items() if stated.get(name) != value]:
         told = "; ".join(f"{name}: expected {stated.get(name)}, got {found[name]}" for name in differing)
-        raise VerificationFailed(f"set of entry {position}: {told}{_gone(conn, recipe)}")
-    return built
+        raise VerificationFailed(f"set of entry {entry.position}: {told}{_gone(conn, recipe)}")
 
 
 def recipe_of(conn: database.Connection, position: int) -> Recipe:

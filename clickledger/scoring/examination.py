@@ -17,7 +17,7 @@ from clickledger.scoring.calibration_trial import Trial
 from clickledger.scoring.curves import Curve
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.judged import Flags
-from clickledger.scoring.model_comparison import Entrant
+from clickledger.scoring.model_comparison import FPRS, Entrant
 
 POINTS_MAX = 120
 
@@ -33,11 +33,16 @@ class Examination:
     density: dict[str, dict[str, dict[str, list[int]]]]  # of the training part
     decided: dict[str, Any]
 
+    def coverage_at_fpr(self) -> dict[str, dict[str, float | None]]:
+        """Robotic coverage of each model at each of `FPRS`; None without a crowded session."""
+        return {kind: {str(fpr): _coverage(curve, fpr) for fpr in FPRS} for kind, curve in self.curves.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Every figure behind the pictures."""
         told = self.trial.fields if self.trial else {"refused": self.refused}
         slices = {name: points(curve) for name, curve in self.trial.curves.items()} if self.trial else {}
         return {
+            "coverage_at_fpr": self.coverage_at_fpr(),
             "knees": {kind: asdict(curves.knee(curve)) for kind, curve in self.curves.items()},
             "curves": {kind: points(curve) for kind, curve in self.curves.items()},
             "curves_by_slice": slices,
@@ -73,6 +78,11 @@ def examine(
         density=label_density.by_hour_of_week(train),
         decided=decided,
     )
+
+
+def _coverage(curve: Curve, fpr: float) -> float | None:
+    coverage, within = curve.coverage, int(np.searchsorted(curve.fpr, fpr, side="right"))
+    return None if coverage is None else float(coverage[within - 1]) if within else 0.0
 
 
 def points(curve: Curve) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""What a guard says: its figure, the limit, whether it passed; and the limits of all guards of data.
+"""What a guard says: its figure, the limit, whether it passed; and the limits of all guards.
 
 A guard that cannot judge, for want of history or of numbers, passes and says so in its note.
 """
@@ -21,7 +21,7 @@ AT_LEAST, AT_MOST = "at least", "at most"
 
 @dataclass(frozen=True)
 class Limits:
-    """When guards of data refuse. Shares and ratios are 0..1 unless they can be more."""
+    """When guards refuse, of data and then of behaviour. Shares and ratios are 0..1 unless they can be more."""
 
     human_density_min: float = 0.4  # of the hour's median over `history_weeks`
     human_labels_min: int = 30  # to judge a stretch of hours, and of a source in a week
@@ -46,6 +46,19 @@ class Limits:
     feature_auc_max: float = 0.95
     sample_rows_max: int = 200_000  # for drift and AUC: every n-th click of more
     chance_max: float = 1e-6  # refused only where chance alone would do it more rarely
+
+    behaviour_days: int = 7  # the newest clicks that two models are compared on
+    behaviour_clicks_min: int = 1_000  # to compare them; to judge a slice; to judge an hour of the day, a tenth
+    known_flips_max: float = 0.004  # net, of the clicks of known customers
+    known_age_hours: float = 48.0  # a customer is known so long after the first purchase
+    ivr_change_max: float = 0.15
+    slice_ivr_change_max: float = 0.3
+    slice_ivr_min: float = 0.05  # a slice's change is told as if the stable model invalidated so much of it
+    hourly_range_max: float = 2.0  # times the stable model's
+    hourly_range_min: float = 0.05  # a smaller range of the stable model counts as so much
+    purchases_min: int = 30  # to judge an AUC
+    seed_disagreement_max: float = 0.02
+    robot_recall_drop_max: float = 0.05
 
 
 DEFAULT_LIMITS = Limits()
@@ -119,6 +132,11 @@ def chance_fewer(count: int, other: int) -> float:
     share = count / total
     divergence = math.log(2.0) + sum(p * math.log(p) for p in (share, 1.0 - share) if p > 0.0)
     return math.exp(-total * divergence)
+
+
+def chance_beyond(deviations: float) -> float:
+    """How likely a normal figure is so many standard deviations on one side of its mean, or more."""
+    return 0.5 * math.erfc(deviations / math.sqrt(2.0))
 
 
 def stretches(expected: npt.NDArray[np.number], least: float) -> list[tuple[int, int]]:

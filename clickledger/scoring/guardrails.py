@@ -1,10 +1,11 @@
-"""Guardrails on data: what a set is judged by before anything is trained on it.
+"""Guardrails on data: what a set is judged by before anything is trained on it; and overrides of any guardrail.
 
 Invariants:
 - a guard is a function of evidence alone, and says its figure, its limit and whether it passed;
-- what guards say of a set is an entry with all figures, whether it passes or is refused; so is an override, which names
-  the set by its digest, the guards it is for, and a second person;
-- an override is for one set: any other set is judged by itself.
+- what guards say is an entry with all figures, whether its subject passes or is refused; so is an override, which names
+  the subject, the guards it is for, and a second person;
+- an override is for one subject, a set by its digest or a model with its calibration (`behaviour`): any other is judged
+  by itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ from clickledger.scoring.findings import DAY_MS, DEFAULT_LIMITS, Finding, Limits
 from clickledger.scoring.guards_of_feeds import Day, Days
 from clickledger.scoring.recipe import Recipe
 
+DATA, BEHAVIOUR = "data", "behaviour"  # subjects; entries of before there were two name none and mean data
+NAMES: dict[str, tuple[str, ...]] = {
+    DATA: ("dataset_position", "digest"),
+    BEHAVIOUR: ("model_version", "calibration_version"),
+}
+
 # Days counted back from the end of the set. Live decisions: what was late stays late whatever corrected it since.
 SELECT_DAYS = """
     SELECT (%(end_ms)s - 1 - click_time_ms(click_id)) / %(day_ms)s, count(*),
@@ -39,6 +46,9 @@ class Guarding:
 
     limits: Limits = DEFAULT_LIMITS
     overridden: int | None = None
+
+
+DEFAULT_GUARDING = Guarding()
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +116,7 @@ def enforce(
     refusing = [finding for finding in findings if not finding.passed]
     names, digest = [finding.guard for finding in refusing], built.payload["digest"]
     payload: dict[str, Any] = {
+        "subject": DATA,
         "dataset_position": built.position,
         "digest": digest,
         "refusing": names,
@@ -117,13 +128,19 @@ def enforce(
         _check_override(conn, guarding.overridden, digest, names, actor)
     if not refusing or guarding.overridden is not None:
         return log.record(conn, "guardrails_passed", payload, actor, reason)
-    entry = log.record(conn, "guardrail_refused", payload, actor, reason)
-    told = "; ".join(finding.sentence() for finding in refusing)
-    raise Refused(f"data set of entry {built.position} refused by guardrails, entry {entry.position}: {told}")
+    raise refusal(log.record(conn, "guardrail_refused", payload, actor, reason))
+
+
+def refusal(entry: log.Entry) -> Refused:
+    """What an entry `guardrail_refused` says, as the error it was."""
+    found = [Finding(**told) for told in entry.payload["findings"]]
+    told = "; ".join(finding.sentence() for finding in found if not finding.passed)
+    position = entry.payload["dataset_position"]
+    return Refused(f"data set of entry {position} refused by guardrails, entry {entry.position}: {told}")
 
 
 def override(conn: database.Connection, refused_position: int, *, actor: str, reason: str) -> log.Entry:
-    """A second person lets a refused set pass: the entry `guardrail_overridden`, to train with as `overridden`.
+    """A second person lets a refused set, or model with its calibration, pass: the entry `guardrail_overridden`.
 
     Raises NotFound, InvalidInput for another kind of entry or no reason, Refused when the actor is the one refused.
     """
@@ -132,28 +149,42 @@ def override(conn: database.Connection, refused_position: int, *, actor: str, re
         raise InvalidInput(f"reason: expected why the refusal of entry {refused_position} is overridden, got none")
     if actor == refused.actor:
         raise Refused(f"override of entry {refused_position}: expected a second person, got {actor} again")
+    subject = subject_of(refused)
     payload = {
+        "subject": subject,
         "refused_position": refused_position,
         "refused_actor": refused.actor,
-        **{name: refused.payload[name] for name in ("dataset_position", "digest", "refusing")},
+        **{name: refused.payload[name] for name in (*NAMES[subject], "refusing")},
     }
     return log.record(conn, "guardrail_overridden", payload, actor, reason)
 
 
 def overridden_recipe(conn: database.Connection, position: int) -> Recipe:
     """The recipe of the set that an override is for. Raises NotFound, InvalidInput for another kind of entry."""
-    given = _entry(conn, position, "guardrail_overridden")
+    given = _override_of_data(conn, position)
     return dataset.recipe_of(conn, given.payload["dataset_position"])
 
 
 def _check_override(conn: database.Connection, position: int, digest: str, names: Sequence[str], actor: str) -> None:
-    given = _entry(conn, position, "guardrail_overridden")
+    given = _override_of_data(conn, position)
     if given.actor == actor:
         raise Refused(f"override of entry {position}: expected a second person to train, got {actor} again")
     if given.payload["digest"] != digest:
         raise Refused(f"override of entry {position}: expected the set {given.payload['digest']}, got {digest}")
     if missing := sorted(set(names) - set(given.payload["refusing"])):
         raise Refused(f"override of entry {position} is for {given.payload['refusing']}: refused by {missing} as well")
+
+
+def subject_of(entry: log.Entry) -> str:
+    """What the guards of an entry judged."""
+    return str(entry.payload.get("subject", DATA))
+
+
+def _override_of_data(conn: database.Connection, position: int) -> log.Entry:
+    given = _entry(conn, position, "guardrail_overridden")
+    if (subject := subject_of(given)) != DATA:
+        raise InvalidInput(f"entry {position}: expected an override for a data set, got one for {subject}")
+    return given
 
 
 def _entry(conn: database.Connection, position: int, kind: str) -> log.Entry:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clickledger.errors import InvalidInput
-from clickledger.ledger import database
+from clickledger.ledger import database, log
 from clickledger.scoring import counted_clicks, feature_replay, feature_spec, warmth
 from clickledger.scoring.counted_clicks import CountedClick
 from clickledger.scoring.warmth import Warmth
@@ -79,7 +79,8 @@ def verify(conn: database.Connection, day: date | None = None, progress: Progres
     audit = _Audit(warmth.read(conn), from_ms, to_ms, known_from_ms)
     total, tell = _count(conn, max(from_ms - REACH_MS, 0), to_ms), progress or (lambda done, total: None)
     done = 0
-    for rows in counted_clicks.in_seq_order(conn, from_ms=max(0, from_ms - REACH_MS), to_ms=to_ms):
+    up_to = log.head(conn).position
+    for rows in counted_clicks.in_seq_order(conn, from_ms=from_ms - REACH_MS, to_ms=to_ms, up_to_position=up_to):
         audit.take(_columns(rows))
         done += len(rows)
         tell(done, max(total, done))

@@ -8,6 +8,7 @@ the one or the other and its event time: then its windows are full, the 24 h one
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,10 +19,15 @@ from clickledger.ledger import database, log
 from clickledger.scoring import feature_spec
 
 Ints = npt.NDArray[np.int64]
-RESTORED = "counters_restored"
+# Named in the statement, so that the index of control entries serves it.
+SELECT_RESTORED = "SELECT payload FROM log WHERE kind = 'counters_restored' AND position <= %s ORDER BY position"
 # The counted click of the least event time: within LATE_MS of the first that was counted, and at an end of an index.
 SELECT_BEGAN = """
     SELECT click_time_ms(click_id) FROM clicks WHERE seq > 0 AND log_position <= %s ORDER BY click_id LIMIT 1"""
+# Asked of a few days only: opening all of them for one click would lock them all.
+SELECT_ANY_BEFORE = """
+    SELECT 1 FROM clicks
+    WHERE seq > 0 AND click_id >= smallest_click_id(%s) AND click_id < smallest_click_id(%s) LIMIT 1"""
 SELECT_FIRST_GONE_DAY = "SELECT (extract(epoch FROM min(day)::timestamp) * 1000)::bigint FROM detached_days"
 
 
@@ -58,11 +64,24 @@ def read(conn: database.Connection, up_to_position: int = log.NO_LIMIT) -> Warmt
 
     Where days have left the ledger it began with the first of them, at the latest.
     """
-    entries = [entry for entry in log.read(conn, kinds=[RESTORED]) if entry.position <= up_to_position]
-    partial = {int(entry.payload["counter_epoch"]): entry.payload.get("since_ms") for entry in entries}
-    since_ms = {epoch: int(since) for epoch, since in partial.items() if since is not None}
     starts = [_number(conn, SELECT_FIRST_GONE_DAY, ()), _number(conn, SELECT_BEGAN, (up_to_position,))]
-    return Warmth(min((start for start in starts if start is not None), default=None), since_ms)
+    began_ms = min((start for start in starts if start is not None), default=None)
+    return Warmth(began_ms, _since_ms(conn, up_to_position))
+
+
+def around(conn: database.Connection, event_time_ms: int) -> Warmth:
+    """What decides about one click: like `read`, but where the ledger began long before it is not said exactly."""
+    end_ms = event_time_ms - feature_spec.LONGEST_WINDOW_MS
+    start_ms = max(0, end_ms - 2 * feature_spec.LONGEST_WINDOW_MS)
+    if end_ms > 0 and _number(conn, SELECT_ANY_BEFORE, (start_ms, end_ms)):
+        return Warmth(start_ms, _since_ms(conn, log.NO_LIMIT))
+    return read(conn)
+
+
+def _since_ms(conn: database.Connection, up_to_position: int) -> dict[int, int]:
+    payloads = [json.loads(text) for (text,) in conn.execute(SELECT_RESTORED, (up_to_position,))]
+    stated = {int(payload["counter_epoch"]): payload.get("since_ms") for payload in payloads}
+    return {epoch: int(since) for epoch, since in stated.items() if since is not None}
 
 
 def _number(conn: database.Connection, query: str, parameters: tuple[int, ...]) -> int | None:

@@ -32,8 +32,8 @@ __all__ = ["Worker", "WorkerConfig"]
 logger = logging.getLogger(__name__)
 
 LATENCIES_KEPT = 4096
-WARMING_PAUSE_SECONDS = 10.0
 RECENT_SECONDS = 5.0  # what replays give way by: a burst that is over holds nothing up
+WARMING_PAUSE_SECONDS = 10.0
 
 
 class Worker:
@@ -45,8 +45,8 @@ class Worker:
         self._stopping = threading.Event()
         self._clicks = 0
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
-        self._warming: threading.Thread | None = None
         self._slowest: deque[tuple[float, float]] = deque()  # (monotonic seconds, p99 of a batch in ms)
+        self._warming: threading.Thread | None = None
 
     def stop(self) -> None:
         """Finish the batch in hand, then return from `run`."""

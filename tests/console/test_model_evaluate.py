@@ -21,6 +21,7 @@ SHARED_DATA = Path(
     os.environ.get("CLICKLEDGER_SHARED_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
 )
 REAL = SHARED_DATA / "talkingdata_20171107_1131.csv"
+GALLERY = Path(__file__).resolve().parents[2] / "docs" / "gallery"
 HOUR_MS = 3_600_000
 CONFIG = training.TrainingConfig(epochs_max=4, l2=1e-3)
 FAST = replace(CONFIG, learning_rate=1e-2)
@@ -89,7 +90,7 @@ def test_one_file_is_cut_in_time_and_every_model_told_with_its_intervals(evaluat
     assert "<svg" in text and "day.ndjson (5,000 clicks)" in text
     assert_stands_alone(text)
     assert told["decision_rate"]["value"] == 1.0 and told["label_density"].keys() == {"outcomes", "standing"}
-    assert set(told["knees"]) == set(told["curves"]) == set(MODELS)
+    assert set(told["knees"]) == set(told["curves"]) == set(told["coverage_at_fpr"]) == set(MODELS)
     assert "network - logistic_regression" in answer.said and "next: clickledger model train" in answer.said
 
 
@@ -117,16 +118,27 @@ def test_simulated_clicks_are_told_by_kind_of_robot(evaluate) -> None:  # type: 
     network = first["models"]["network"]
     low, high = network["intervals"]["recall"]
     assert low <= network["recall"] <= high and "botnet" in network["intervals"]["recall_by_kind"]
-    assert sum(network["invalidated_by_kind"].values()) == round(
-        network["ivr"] * answer.fields["runs"][0]["test"]["rows"]
-    )
+    assert sum(network["invalidated_by_kind"].values()) == round(network["ivr"] * first["test"]["rows"])
     calibrated = answer.fields["calibration"]
     assert {"people", "recall"} <= calibrated["figures"]["by_slice"]["*"].keys()
     assert calibrated["figures"]["by_slice"]["*"]["fpr"] == calibrated["figures"]["global_at_equal_fpr"]["*"]["fpr"]
     page = Path("page.html").read_text()
-    assert "click_farm" in answer.said and page.count("<svg") == 5
+    assert "click_farm" in answer.said and page.count("<svg") == 4
     assert answer.fields["runs"][1]["options"]["options"].keys() == {"deep_cross", "entity_vectors"}
     assert_stands_alone(page)
+
+
+def test_the_gallery_is_the_files_of_the_documentation_and_no_others(evaluate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    """Made small here; `make gallery` makes those of docs/gallery by the same command."""
+    answer = evaluate(tmp_path / "made", "--clicks", 20_000, "--days", 3, "--draws", 20, command="gallery")
+    assert answer.code == 0, answer.said
+    files = {file.name for file in (tmp_path / "made").iterdir()}
+    assert files == set(answer.fields["files"]) == {file.name for file in GALLERY.iterdir()}
+    named = set(re.findall(r"\]\((\w+\.svg)\)", (GALLERY / "README.md").read_text()))
+    assert named == files - {"README.md"}
+    assert sum(file.stat().st_size for file in GALLERY.iterdir()) < 400_000
+    for name in named:
+        assert_stands_alone((tmp_path / "made" / name).read_text())
 
 
 def assert_stands_alone(text: str) -> None:

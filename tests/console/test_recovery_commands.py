@@ -11,7 +11,7 @@ from decided_traffic import Traffic, bad_deployment
 
 from clickledger.console import replay_watch
 from clickledger.ledger import database, log
-from clickledger.recovery import anomaly, proposals, steps, working
+from clickledger.recovery import anomaly, due_corrections, steps, working
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
 
@@ -167,73 +167,6 @@ def test_an_incident_can_be_set_aside(conn: database.Connection, command: Comman
     assert log.read(conn, kinds=["rollback_declared"]) == []
 
 
-def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, command: Command) -> None:
-    _, incident = raised(conn)
-    taken = command("incident", "ack", incident)
-    assert taken.fields["held_by"].startswith("cli")
-    assert command("incident", "note", incident, "labels were missing").code == 0
-    shown = command("incident", "list").fields["incidents"][0]
-    assert shown["held_by"] == taken.fields["held_by"]
-    told = [step["what"] for step in command("incident", "show", incident).fields["steps"]]
-    assert told == ["raised", "acknowledged", "note"]
-
-    before = command("incident", "summary", incident).fields
-    assert (before["flips"], before["published_at"]) == (None, None)
-    assert "nothing yet; model 2 may decide on." in before["text"]
-    command("rollback", "--incident", incident, "--reason", "people withheld")
-    run_id = started(command, ["--incident", incident])
-    work(conn, run_id)
-    compared = command("incident", "summary", incident).fields
-    digest = command("replay", "watch", run_id).fields["comparison"]["digest"]
-    assert compared["next"] == f"clickledger replay publish {run_id} --digest {digest} --reason ..."
-    command("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
-    after = command("incident", "summary", incident).fields
-    assert after["status"] == "published" and after["flips"] > 0
-    assert "labels were missing" in after["text"] and f"{after['flips']:,} decisions change" in after["text"]
-    money = after["money"]["USD"]
-    assert money["before"] + money["change"] == money["after"]
-
-
-def test_rollback_shows_what_it_considered(conn: database.Connection, command: Command) -> None:
-    _, incident = raised(conn)
-    done = command("rollback", "--incident", incident, "--reason", "people withheld")
-    assert done.fields["considered"][0]["why"] == "taken"
-    assert "considered to go back to" in done.said
-
-
-def test_an_incident_can_be_raised_by_hand(conn: database.Connection, command: Command) -> None:
-    bad_deployment(conn)
-    by_hand = command("incident", "raise", "--reason", "a page said so")
-    incident = by_hand.fields["incident_id"]
-    assert f"next: clickledger rollback --incident {incident} --reason" in by_hand.said
-    assert command("incident", "raise", "--reason", "again").code == 3
-    steps.advance(conn, steps.Policy(rollback="propose"), "tests")
-    shown = command("incident", "show", incident)
-    assert shown.fields["proposed"]["rollback_to"]["model"] == 1
-    assert "proposed: back to model 1" in shown.said
-
-
-def test_a_comparison_is_told_in_detail_and_on_a_page_of_its_own(
-    conn: database.Connection, command: Command, tmp_path: Path
-) -> None:
-    _, incident = raised(conn)
-    command("rollback", "--incident", incident, "--reason", "people withheld")
-    run_id = started(command, ["--incident", incident])
-    work(conn, run_id)
-    report = tmp_path / "report.html"
-    compared = command("replay", "compare", run_id, "--report", report)
-    assert compared.code == 0
-    told = compared.fields["effects"]
-    assert told["rates"]["flips"] == compared.fields["flips"] == told["matrix"]["invalid"]["valid"]
-    page = report.read_text()
-    assert page.count("<svg") == 5 and "http" not in page.split("<body>")[0]
-    assert compared.fields["digest"] in page and told["changed"][0]["click_id"] in page
-    shown = command("replay", "compare", run_id, "--last", "--report", report)
-    assert shown.fields["digest"] == compared.fields["digest"]
-    assert report.read_text() == page
-    assert command("replay", "compare", run_id, "--last", "--report", tmp_path / "no" / "such").code == 2
-
-
 def test_a_replay_is_paused_resumed_and_done_all_over_again(conn: database.Connection, command: Command) -> None:
     _, stable, _ = bad_deployment(conn)
     run_id = started(command, ["--deployment", 2, "--model", stable[0]])
@@ -315,15 +248,82 @@ def test_above_a_cap_it_takes_two_people_to_publish_and_to_revert(
 def test_proposals_are_listed_with_the_command_that_publishes_them(
     conn: database.Connection, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proposals, "SETTLED_AFTER", timedelta(0))
+    monkeypatch.setattr(due_corrections, "SETTLED_AFTER", timedelta(0))
     traffic, _, _ = bad_deployment(conn, batches=1)
     traffic.append(10, late=2)
     assert command("replay", "proposals").fields == {"proposals": []}
-    assert proposals.look(conn, "recovery") is not None
+    assert due_corrections.look(conn, "recovery") is not None
     shown = command("replay", "proposals")
     [one] = shown.fields["proposals"]
-    assert (one["clicks"], one["what"]) == (2, proposals.RESOLVED)
+    assert (one["clicks"], one["what"]) == (2, due_corrections.RESOLVED)
     publish = f"replay publish {one['run_id']} --digest {one['digest']} --reason"
     assert f"next: clickledger {publish}" in shown.said
     assert command(*publish.split(), "resolved").code == 0
     assert command("replay", "proposals").fields == {"proposals": []}
+
+
+def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    taken = command("incident", "ack", incident)
+    assert taken.fields["held_by"].startswith("cli")
+    assert command("incident", "note", incident, "labels were missing").code == 0
+    shown = command("incident", "list").fields["incidents"][0]
+    assert shown["held_by"] == taken.fields["held_by"]
+    told = [step["what"] for step in command("incident", "show", incident).fields["steps"]]
+    assert told == ["raised", "acknowledged", "note"]
+
+    before = command("incident", "summary", incident).fields
+    assert (before["flips"], before["published_at"]) == (None, None)
+    assert "nothing yet; model 2 may decide on." in before["text"]
+    command("rollback", "--incident", incident, "--reason", "people withheld")
+    run_id = started(command, ["--incident", incident])
+    work(conn, run_id)
+    compared = command("incident", "summary", incident).fields
+    digest = command("replay", "watch", run_id).fields["comparison"]["digest"]
+    assert compared["next"] == f"clickledger replay publish {run_id} --digest {digest} --reason ..."
+    command("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
+    after = command("incident", "summary", incident).fields
+    assert after["status"] == "published" and after["flips"] > 0
+    assert "labels were missing" in after["text"] and f"{after['flips']:,} decisions change" in after["text"]
+    money = after["money"]["USD"]
+    assert money["before"] + money["change"] == money["after"]
+
+
+def test_rollback_shows_what_it_considered(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    done = command("rollback", "--incident", incident, "--reason", "people withheld")
+    assert done.fields["considered"][0]["why"] == "taken"
+    assert "considered to go back to" in done.said
+
+
+def test_an_incident_can_be_raised_by_hand(conn: database.Connection, command: Command) -> None:
+    bad_deployment(conn)
+    by_hand = command("incident", "raise", "--reason", "a page said so")
+    incident = by_hand.fields["incident_id"]
+    assert f"next: clickledger rollback --incident {incident} --reason" in by_hand.said
+    assert command("incident", "raise", "--reason", "again").code == 3
+    steps.advance(conn, steps.Policy(rollback="propose"), "tests")
+    shown = command("incident", "show", incident)
+    assert shown.fields["proposed"]["rollback_to"]["model"] == 1
+    assert "proposed: back to model 1" in shown.said
+
+
+def test_a_comparison_is_told_in_detail_and_on_a_page_of_its_own(
+    conn: database.Connection, command: Command, tmp_path: Path
+) -> None:
+    _, incident = raised(conn)
+    command("rollback", "--incident", incident, "--reason", "people withheld")
+    run_id = started(command, ["--incident", incident])
+    work(conn, run_id)
+    report = tmp_path / "report.html"
+    compared = command("replay", "compare", run_id, "--report", report)
+    assert compared.code == 0
+    told = compared.fields["effects"]
+    assert told["rates"]["flips"] == compared.fields["flips"] == told["matrix"]["invalid"]["valid"]
+    page = report.read_text()
+    assert page.count("<svg") == 5 and "http" not in page.split("<body>")[0]
+    assert compared.fields["digest"] in page and told["changed"][0]["click_id"] in page
+    shown = command("replay", "compare", run_id, "--last", "--report", report)
+    assert shown.fields["digest"] == compared.fields["digest"]
+    assert report.read_text() == page
+    assert command("replay", "compare", run_id, "--last", "--report", tmp_path / "no" / "such").code == 2

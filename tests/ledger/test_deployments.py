@@ -176,3 +176,38 @@ def test_a_live_model_is_rolled_back_not_fenced(conn: database.Connection) -> No
     deployments.deploy(conn, routing(*bad), "tests")
     with pytest.raises(errors.Refused, match=f"model {bad[0]} is live in epoch 1"):
         deployments.fence(conn, bad[0], "tests")
+
+
+def test_a_canary_takes_its_share_of_every_slice_and_the_others_stay_as_they_were() -> None:
+    before = {
+        "routes": [
+            {"slice": "app/in", "share": 1.0, "model": 1, "calibration": 1},
+            {"slice": "*", "share": 0.3, "model": 1, "calibration": 1},
+            {"slice": "*", "share": 0.7, "model": 2, "calibration": 2},
+        ],
+        "shadow": None,
+        "candidates": [{"model": 3, "calibration": 3}, {"model": 4, "calibration": 4}],
+    }
+    canary = deployments.with_canary(before, 3, 3, 0.05)
+    assert [(r["slice"], r["model"], round(r["share"], 6)) for r in canary["routes"]] == [
+        *(("app/in", 3, 0.05), ("app/in", 1, 0.95)),
+        *(("*", 3, 0.05), ("*", 1, 0.285), ("*", 2, 0.665)),
+    ]
+    assert canary["shadow"] == {"model": 2, "calibration": 2} and canary["candidates"] == before["candidates"][1:]
+    grown = deployments.with_canary(canary, 3, 3, 0.5)
+    assert [round(r["share"], 6) for r in grown["routes"]] == [0.5, 0.5, 0.5, 0.15, 0.35]
+    assert deployments.promoted(grown, 3, 3)["shadow"] == {"model": 2, "calibration": 2}
+
+
+def test_beside_a_recalibration_the_shadow_stays_another_model() -> None:
+    before = routing(1, 1) | {"shadow": {"model": 2, "calibration": 2}}
+    assert deployments.stable_beside(before, 1, 3) == (1, 1)
+    assert deployments.promoted(before, 1, 3)["shadow"] == {"model": 2, "calibration": 2}
+    assert deployments.promoted(routing(1, 1), 1, 3)["shadow"] == {"model": 1, "calibration": 1}
+    assert deployments.stable_beside(routing(1, 1), 1, 1) is None
+
+
+def test_promoting_what_is_in_force_is_an_entry_again(conn: database.Connection) -> None:
+    one = model(conn, b"one")
+    assert [deployments.promote(conn, *one, "tests") for _ in range(2)] == [1, 2]
+    assert deployments.amend(conn, lambda before: before, "tests") == 2

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from clickledger.scoring import feature_replay, feature_spec, labels, training
+from clickledger.scoring import feature_replay, feature_spec, labels, recent_clicks, training
 from clickledger.scoring.dataset import Assembled, Dataset
-from clickledger.scoring.findings import DAY_MS, WEEK_MS
+from clickledger.scoring.findings import DAY_MS, DEFAULT_LIMITS, WEEK_MS
 from clickledger.scoring.guardrails import Evidence
 from clickledger.scoring.guards_of_feeds import Day
 from clickledger.scoring.labels import LabelRules, Outcomes, Stretch
+from clickledger.scoring.recent_clicks import RecentClicks
 from clickledger.scoring.simulation import SimulationConfig, simulate
 from clickledger.scoring.simulation_truth import KINDS as TRUE_KINDS
 from clickledger.scoring.simulation_world import DEVICE_KIND, KINDS
@@ -128,6 +129,18 @@ def evidence(
     return Evidence(made, end_ms, cutoff_ms, by_day, weights)
 
 
+def recent(source: World, at_ms: int, days: int = 7) -> RecentClicks:
+    """What guards of behaviour see at that moment: the newest days, and the outcomes known by then."""
+    rows = np.flatnonzero((source.time_ms >= at_ms - days * DAY_MS) & (source.time_ms < at_ms))
+    outcomes = source.outcomes.where(source.outcomes.occurred_at_ms <= at_ms)
+    bought = np.zeros(len(source.time_ms), dtype=np.bool_)
+    bought[outcomes.click] = True
+    known = recent_clicks.known_customers(outcomes, source.user[rows], source.time_ms[rows], DEFAULT_LIMITS)
+    columns = (source.features, bought, source.user, source.slice, source.time_ms)
+    features, purchased, user, slices, time_ms = (column[rows] for column in columns)
+    return RecentClicks(features, purchased, known, user, slices, time_ms, at_ms - days * DAY_MS, 0, 1.0)
+
+
 def poisoned(source: World, share: float = 0.3, seed: int = 0) -> World:
     """The click farm buys: a share of its clicks led to purchases within the hour."""
     farm = np.flatnonzero(source.of("click_farm"))
@@ -153,4 +166,4 @@ def _names(indices: Ints) -> list[bytes]:
     return [i.to_bytes(16) for i in range(int(indices.max()) + 1)]
 
 
-__all__ = ["START_MS", "WEEK_MS", "World", "evidence", "joined", "poisoned", "world"]
+__all__ = ["START_MS", "WEEK_MS", "World", "evidence", "joined", "poisoned", "recent", "world"]

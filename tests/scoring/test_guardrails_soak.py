@@ -1,7 +1,7 @@
-"""Weeks of healthy days without a false refusal: a daily check of the last four weeks, day after day.
+"""Weeks of healthy days without a false refusal: of data, day after day, and of the model that each day makes.
 
-`make soak-guardrails` runs eight weeks of them on three seeds, and trains networks on poisoned labels; it takes some
-minutes. The suite runs two days of one seed.
+`make soak-guardrails` runs eight weeks of them, data on three seeds in some minutes; a network for every day takes
+hours. It also trains networks on poisoned labels. The suite runs two days of data.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simulated_evidence as simulated
+from daily_challengers import trained
 
-from clickledger.scoring import calibration, guardrails, labels, training
-from clickledger.scoring.findings import DAY_MS
+from clickledger.scoring import behaviour, calibration, guardrails, labels, learn, second_training, training
+from clickledger.scoring.findings import DAY_MS, DEFAULT_LIMITS
 from clickledger.scoring.labels import LabelRules
 
 WEEKS = int(os.environ.get("CLICKLEDGER_SOAK_WEEKS", "0"))
 CHECKS = WEEKS * 7 or 2
 CLICKS_A_DAY = 35_000 if WEEKS else 14_000
+CHALLENGED_CLICKS_A_DAY = int(os.environ.get("CLICKLEDGER_SOAK_CLICKS_A_DAY", "25000"))  # with fewer, models vary more
 FIRST_CHECK = 30  # four weeks, and two days in which their labels mature
 
 
@@ -32,6 +34,28 @@ def test_healthy_days_pass_every_guard(seed: int) -> None:
         findings = guardrails.check_dataset(simulated.evidence(world, simulated.START_MS + day * DAY_MS))
         assert all(finding.figure is not None for finding in findings), "four weeks are enough to judge by"
         refused += [f"day {day}: {finding.sentence()}" for finding in findings if not finding.passed]
+    assert refused == []
+
+
+@pytest.mark.skipif(not WEEKS, reason="hours: make soak-guardrails")
+def test_every_day_s_challenger_passes_every_guard_of_behaviour(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each day's network beside that of the day before; once a week beside the regression and another seed as well."""
+    days = FIRST_CHECK + CHECKS
+    world = simulated.world(CHALLENGED_CLICKS_A_DAY * days, days, seed=1)
+    stable = trained(world, simulated.START_MS + FIRST_CHECK * DAY_MS)
+    refused: list[str] = []
+    for day in range(FIRST_CHECK + 1, days + 1):
+        at_ms = simulated.START_MS + day * DAY_MS
+        challenger, clicks = trained(world, at_ms), simulated.recent(world, at_ms)
+        findings = behaviour.beside_stable(challenger.judge, stable.judge, clicks, DEFAULT_LIMITS)
+        if (day - FIRST_CHECK) % 7 == 1:
+            about = challenger.judge.model, challenger.parts, clicks
+            findings.append(second_training.baseline(*about, DEFAULT_LIMITS, str))
+            findings.append(second_training.seeds(*about, learn.FPR_MAX, DEFAULT_LIMITS, str))
+        with capsys.disabled():
+            print(f"day {day}", {f.guard: (f.passed, round(f.figure or 0.0, 4), f.note) for f in findings}, flush=True)
+        refused += [f"day {day}: {finding.sentence()}" for finding in findings if not finding.passed]
+        stable = challenger
     assert refused == []
 
 

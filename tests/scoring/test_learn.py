@@ -78,6 +78,8 @@ def test_trained_again_from_the_entry_of_its_set_a_model_has_the_same_digest(
     train, _ = learn.split(dataset.rebuild(ledger, built.position))
     again = models_.to_artefact(learn.TRAINERS[kind](train))
     assert models_.digest(again) == registered.payload["digest"] and registered.payload["kind"] == kind
+    profile = models_.from_artefact(again).metadata["profile"]
+    assert set(profile) == {"torch", "numpy", "machine", "cpu_capability"}
 
 
 def test_the_better_network_is_registered_under_its_own_kind_with_what_decided(ledger: database.Connection) -> None:

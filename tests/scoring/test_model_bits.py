@@ -67,12 +67,23 @@ def scored(request: pytest.FixtureRequest) -> Scored:
     return scored_with(CROSS_LAYERS[request.param])
 
 
-@pytest.mark.parametrize("batch", [1, 2, 255, 256, 257, model.BLOCK_ROWS + 1, 65_536])
+@pytest.mark.parametrize("batch", [1, 2, 255, 257, *(model.BLOCK_ROWS + k for k in (-1, 0, 1)), 65_536])
 def test_a_row_scores_to_the_same_bits_in_any_batch(scored: Scored, batch: int) -> None:
     judge, features, expected = scored
     rows = min(len(features), 40 * batch)
     again = [judge.score(features[start : min(start + batch, rows)]) for start in range(0, rows, batch)]
     assert np.concatenate(again).tobytes() == expected[:rows].tobytes()
+
+
+def test_a_row_scores_to_the_same_bits_on_both_sides_of_every_border(scored: Scored) -> None:
+    judge, rows = scored[0], 3 * model.BLOCK_ROWS + 5
+    features, expected = scored[1][:rows], scored[2][:rows]
+    for start in (1, 255, model.BLOCK_ROWS - 1, model.BLOCK_ROWS + 1):  # each row comes to lie in another place
+        assert judge.score(features[start:]).tobytes() == expected[start:].tobytes()
+    assert judge.score(features[::-1]).tobytes() == expected[::-1].tobytes()
+    borders = np.arange(model.BLOCK_ROWS, len(features), model.BLOCK_ROWS)
+    for row in [*(borders - 1), *borders, 0, len(features) - 1]:
+        assert judge.score(features[row : row + 1]).tobytes() == expected[row : row + 1].tobytes()
 
 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 600))

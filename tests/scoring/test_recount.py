@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import redis
-from counting_ledger import Serving, hours_of_clicks, in_batches
+from counting_ledger import Serving, hours_of_clicks, served
+from psycopg.pq import TransactionStatus
 
 from clickledger import errors
 from clickledger.ledger import append, database
-from clickledger.scoring import counter_warming, feature_spec, recount
+from clickledger.scoring import counted_clicks, counter_warming, feature_spec, recount
 from clickledger.scoring.counters import Counted, FeatureCounter
 
 
 @pytest.fixture
 def serving(conn: database.Connection, redis_client: redis.Redis) -> Serving:
-    served = Serving(conn, redis_client)
-    for batch in in_batches(hours_of_clicks(0, 400)):
-        served.serve(batch)
-    return served
+    return served(conn, redis_client, 400)
 
 
 @pytest.fixture
@@ -88,6 +86,21 @@ def test_snapshots_of_another_schema_are_skipped_and_told(
     found = recount.verify(conn)
     assert (found.recounted, found.exact, found.skipped) == (400, 400, 5)
     assert np.all([part in found.notes[0] for part in ("5 snapshots", "another feature schema")])
+
+
+def test_clicks_are_read_in_order_page_by_page_without_a_transaction_left_open(
+    serving: Serving, conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends a connection that is idle within one, as counting again makes it."""
+    monkeypatch.setattr(counted_clicks, "FETCH_ROWS", 7)
+    seqs: list[int] = []
+    for rows in counted_clicks.in_seq_order(conn):
+        assert conn.info.transaction_status is TransactionStatus.IDLE
+        seqs += [row.seq for row in rows]
+    assert seqs == list(range(1, 401))
+    for first in (1, 100, 399):
+        later = counted_clicks.in_seq_order(conn, after=first)
+        assert [row.seq for rows in later for row in rows] == seqs[first:]
 
 
 def test_a_day_that_is_none_is_refused() -> None:

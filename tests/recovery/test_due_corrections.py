@@ -8,7 +8,7 @@ import pytest
 from decided_traffic import BAD_LIMIT, STABLE_LIMIT, START_MS, Traffic, deploy, register
 
 from clickledger.ledger import append, audit, database, log, outcomes, reading, sparse
-from clickledger.recovery import proposals, publishing
+from clickledger.recovery import due_corrections, publishing
 from clickledger.scoring import deciding
 
 LIVE = "SELECT click_id FROM decisions WHERE verdict = %s ORDER BY log_position, line"
@@ -17,15 +17,15 @@ LIVE = "SELECT click_id FROM decisions WHERE verdict = %s ORDER BY log_position,
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was recorded just now counts as recorded long ago."""
-    monkeypatch.setattr(proposals, "SETTLED_AFTER", timedelta(0))
+    monkeypatch.setattr(due_corrections, "SETTLED_AFTER", timedelta(0))
 
 
-def look(conn: database.Connection) -> proposals.Look | None:
-    return proposals.look(conn, "recovery")
+def look(conn: database.Connection) -> due_corrections.Look | None:
+    return due_corrections.look(conn, "recovery")
 
 
 def publish_all(conn: database.Connection) -> None:
-    for proposal in proposals.listed(conn):
+    for proposal in due_corrections.listed(conn):
         publishing.publish(conn, proposal.run_id, proposal.digest, "ann", "looked at")
 
 
@@ -47,12 +47,12 @@ def test_undecided_clicks_are_proposed_as_the_model_in_force_decides_them_and_no
     assert (found.undecided, found.bought, len(found.runs)) == (300, 0, 2)
     [before] = [t for t in reading.totals(conn) if t.currency == "EUR"]
     assert before.undecided > 0
-    assert [(p.clicks, p.what) for p in proposals.listed(conn)] == [
-        (sparse.CLICKS_MAX, proposals.RESOLVED),
-        (300 - sparse.CLICKS_MAX, proposals.RESOLVED),
+    assert [(p.clicks, p.what) for p in due_corrections.listed(conn)] == [
+        (sparse.CLICKS_MAX, due_corrections.RESOLVED),
+        (300 - sparse.CLICKS_MAX, due_corrections.RESOLVED),
     ]
     publish_all(conn)
-    assert proposals.listed(conn) == []
+    assert due_corrections.listed(conn) == []
     assert [t.undecided for t in reading.totals(conn)] == [0, 0]
     resolved = "SELECT count(*) FROM authoritative_decisions WHERE (verdict = 'invalid') <> (score >= threshold)"
     assert conn.execute(resolved).fetchone() == (0,)
@@ -78,7 +78,7 @@ def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connecti
     first = look(conn)
     assert first is not None
     publishing.abandon(conn, first.runs[0], "ann", "no")
-    assert proposals.listed(conn) == []
+    assert due_corrections.listed(conn) == []
     assert look(conn) is None  # nothing was recorded since
     conn.execute("ALTER TABLE log DISABLE TRIGGER ALL")  # as if the look had been cut off before its entry
     conn.execute("DELETE FROM log WHERE kind = 'corrections_proposed'")
@@ -89,7 +89,7 @@ def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connecti
 def test_more_undecided_clicks_than_corrections_are_for_are_named_for_a_replay(
     conn: database.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proposals, "CLICKS_MAX", 30)
+    monkeypatch.setattr(due_corrections, "CLICKS_MAX", 30)
     traffic = Traffic(conn)
     position = traffic.append(31)
     deploy(conn, register(conn, STABLE_LIMIT))

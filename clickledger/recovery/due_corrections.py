@@ -115,7 +115,7 @@ def look(conn: database.Connection, actor: str) -> Look | None:
     """
     [(now,)] = conn.execute("SELECT clock_timestamp()").fetchall()
     since, end = _last_look(conn, now), log.head(conn).position + 1
-    settled = max(log.position_at(conn, now - SETTLED_AFTER), since.undecided_upto)
+    settled = max(log.first_at(conn, now - SETTLED_AFTER), since.undecided_upto)
     able = bool(deployments.current(conn).routing["routes"])
     resolvable = able and _has_traffic(conn, since.undecided_upto, settled)
     if not resolvable and not _has_traffic(conn, since.bought_upto, end):
@@ -133,7 +133,7 @@ def look(conn: database.Connection, actor: str) -> Look | None:
 def _last_look(conn: database.Connection, now: datetime) -> Look:
     row = conn.execute(LAST_LOOK).fetchone()
     if row is None:
-        first = log.position_at(conn, now - LOOK_BACK)
+        first = log.first_at(conn, now - LOOK_BACK)
         return Look(first, first)
     payload = json.loads(row[0])
     return Look(payload["undecided_upto"], payload["bought_upto"])

@@ -39,6 +39,14 @@ class Serving:
             append.append(self.conn, batch, actor="test")
 
 
+def served(conn: database.Connection, client: redis.Redis, count: int) -> Serving:
+    """A worker that has decided the first `count` of `hours_of_clicks`."""
+    serving = Serving(conn, client)
+    for batch in in_batches(hours_of_clicks(0, count)):
+        serving.serve(batch)
+    return serving
+
+
 def hours_of_clicks(first: int, count: int) -> list[Click]:
     """One every five minutes, out of order by up to 100 s."""
     late = np.random.default_rng(first).integers(0, 100_000, count).tolist()
