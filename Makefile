@@ -10,7 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails bench bench-ledger clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring bench bench-ledger \
+	bench-scoring bench-detection gallery clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,12 +59,25 @@ soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle (hours), longe
 soak-guardrails: $(INSTALLED) ## guardrails on 8 simulated weeks of healthy days, 3 seeds (minutes); WEEKS=n
 	CLICKLEDGER_SOAK_WEEKS=$${WEEKS:-8} $(BIN)/python -m pytest -q --timeout=0 tests/scoring/test_guardrails_soak.py
 
+soak-scoring: $(INSTALLED) ## recompute == recorded: 100,000 real clicks, CLICKS=1000000 simulated, 4 workers, kills
+	CLICKLEDGER_SOAK_CLICKS=$${CLICKS:-1000000} $(BIN)/python -m pytest -q -s --timeout=0 \
+		tests/scoring/test_recompute_soak.py
+
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks
 
 bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table and eventsourcing
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,bench]'
 	$(BIN)/python -m benchmarks append importing tail eventsourcing reading why publish verify checkpoints partitions
+
+bench-scoring: $(INSTALLED) ## measure counting by size of call, recomputing, forward passes and training
+	$(BIN)/python -m benchmarks counting learning
+
+bench-detection: $(INSTALLED) ## false alarms and delays of detection over six simulated months (tens of minutes)
+	$(BIN)/python -m benchmarks.detection
+
+gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
+	$(BIN)/clickledger model gallery docs/gallery
 
 clean: ## remove what was installed, built and cached; data in .clickledger stays
 	@if [ -d .clickledger ] && [ -x $(BIN)/clickledger ]; then $(BIN)/clickledger down || true; fi

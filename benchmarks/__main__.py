@@ -13,7 +13,8 @@ LEDGER = (
     "append", "importing", "tail", "eventsourcing", "reading", "why", "publish", "publications", "verify",
     "checkpoints", "partitions",
 )  # fmt: skip
-NAMES = (*LEDGER, "ingest", "latency", "replay")
+SCORING = ("counting", "learning")
+NAMES = (*LEDGER, "ingest", "latency", "replay", *SCORING)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from datetime import date
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -41,6 +41,7 @@ def _absolute(value: object) -> object:
 
 HomePath = Annotated[Path, BeforeValidator(_absolute)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_absolute), BeforeValidator(_none_if_empty)]
+OptionalTime = Annotated[time | None, BeforeValidator(_none_if_empty)]
 OptionalSecret = Annotated[str | None, BeforeValidator(_none_if_empty), Field(repr=False)]
 
 
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     worker_batch_clicks_max: int = Field(default=256, ge=1, le=4096)
     scoring_workers: int = Field(default=1, ge=1, le=256)
     claim_idle_seconds: float = Field(default=15.0, gt=0)  # what a worker took is given to another after this silence
+    restore_at_once_max: int = Field(default=200_000, ge=0)  # lost counters of more clicks come back in two steps
     answer_seconds_max: float = Field(default=5.0, gt=0)  # how long the API waits for decisions before it says 503
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -78,7 +80,10 @@ class Settings(BaseSettings):
     detect_interval_seconds: float = Field(default=10.0, gt=0)
     known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
     rollback_policy: Literal["observe", "propose", "auto"] = "auto"
-    auto_replay: bool = True  # after a rollback; publishing is always somebody's decision
+    auto_replay: bool = True  # after a rollback
+    auto_publish_gross_micros: int = Field(default=0, ge=0)  # what may be published unasked; 0: nothing
+
+    daily_training_at: OptionalTime = time(4, 30)  # UTC; empty: no model is trained by itself
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 

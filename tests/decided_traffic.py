@@ -34,20 +34,23 @@ def register(conn: database.Connection, clicks_per_hour: int) -> Versions:
     return version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests")
 
 
-def routing(live: Versions, shadow: Versions | None = None) -> dict[str, Any]:
-    """All traffic to one model, another beside it."""
+def routing(live: Versions, shadow: Versions | None = None, candidates: Sequence[Versions] = ()) -> dict[str, Any]:
+    """All traffic to one model, the stable one and candidates beside it."""
     beside = None if shadow is None else {"model": shadow[0], "calibration": shadow[1]}
-    return {
+    table = {
         "routes": [{"slice": "*", "share": 1.0, "model": live[0], "calibration": live[1]}],
         "shadow": beside,
         "feature_schema": 1,
         "facts_version": 0,
     }
+    return deployments.with_candidates(table, [{"model": m, "calibration": c} for m, c in candidates])
 
 
-def deploy(conn: database.Connection, live: Versions, shadow: Versions | None = None) -> int:
+def deploy(
+    conn: database.Connection, live: Versions, shadow: Versions | None = None, candidates: Sequence[Versions] = ()
+) -> int:
     """Deploy a model; the epoch."""
-    return deployments.deploy(conn, routing(live, shadow), "tests")
+    return deployments.deploy(conn, routing(live, shadow, candidates), "tests")
 
 
 def key(text: str) -> bytes:
@@ -66,10 +69,13 @@ def click_id(at_ms: int, number: int) -> bytes:
 class Traffic:
     """Clicks numbered from 0, one every `gap_ms`, each of the next user; decided as the deployment says."""
 
-    def __init__(self, conn: database.Connection, *, users: int = 200, gap_ms: int = 50, seed: int = 0) -> None:
+    def __init__(
+        self, conn: database.Connection, *, users: int = 200, gap_ms: int = 50, seed: int = 0, start_ms: int = START_MS
+    ) -> None:
         self.conn = conn
         self.users = users
         self.gap_ms = gap_ms
+        self.start_ms = start_ms
         self.count = 0
         self.ids: list[bytes] = []
         self._random = np.random.default_rng(seed)
@@ -102,7 +108,7 @@ class Traffic:
         versions = versions_of(deployment.routing)
         decided = _decide(self.conn, versions, features, slices, reasons)
         users = [key(f"user {i % self.users}") for i in numbers]
-        ids = [click_id(START_MS + i * self.gap_ms, i) for i in numbers]
+        ids = [click_id(self.start_ms + i * self.gap_ms, i) for i in numbers]
         return Batch(
             deployment_epoch=deployment.epoch if epoch is None else epoch,
             counter_epoch=1,
@@ -147,14 +153,16 @@ class Traffic:
 
     def _write_shadow(self, batch: Batch, position: int) -> None:
         deployment = deployments.current(self.conn)
-        shadow = deployment.routing.get("shadow")
-        if not shadow or batch.feature_schema != feature_spec.SCHEMA_VERSION:
+        if batch.feature_schema != feature_spec.SCHEMA_VERSION:
             return
-        versions = (shadow["model"], shadow["calibration"])
+        for shadow in deployments.in_shadow(deployment.routing):
+            self._write_one(batch, position, deployment.epoch, (shadow["model"], shadow["calibration"]))
+
+    def _write_one(self, batch: Batch, position: int, epoch: int, versions: Versions) -> None:
         features = feature_spec.unpack_snapshots(list(batch.features))
         decided = _decide(self.conn, versions, features, batch.slice, [""] * len(batch))
         rows = [
-            (uuid.UUID(bytes=c), position, deployment.epoch, *versions, float(s), float(t), v, live)
+            (uuid.UUID(bytes=c), position, epoch, *versions, float(s), float(t), v, live)
             for c, s, t, v, live in zip(
                 batch.click_id, decided.score, decided.threshold, decided.verdict, batch.verdict, strict=True
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +19,11 @@ from clickledger.ledger.rights import Role
 from clickledger.scoring import click_identity
 
 if TYPE_CHECKING:
+    from clickledger.scoring.recount import Recounted
     from clickledger.scoring.rescore import Rescored
 
 RESCORED = "re-scored decisions"
+SNAPSHOTS = "snapshots"
 
 
 def register(app: typer.Typer) -> None:
@@ -62,12 +64,14 @@ def why(
 
         features = provenance_text.features_of(story["click"])
         rescored = provenance_text.rescored(conn, story)
+        warm = provenance_text.warmth_of(conn, story["click"])
         faults = row_proof.faults(conn, story["click"]["click_id"])
-    provenance_text.show(story, features, rescored)
+    provenance_text.show(story, features, rescored, warm)
     provenance_text.show_rows(story, faults)
     output.hint("clickledger audit verify")
     if as_json:
-        output.result(_plain({**story, "features": features, "rescored": rescored, "row_faults": faults}))
+        told = {"features": features, "cold": warm.cold, "warm_from": warm.from_ms, "rescored": rescored}
+        output.result(_plain({**story, **told, "row_faults": faults}))
     if faults or any(check["exact"] is False for check in rescored):
         raise typer.Exit(1)
 
@@ -112,6 +116,10 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint held outside: must be consistent with the log.")
     ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="Recompute the snapshots of a day (UTC) from its clicks; 'all': takes long."),
+    ] = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,6 +127,8 @@ def verify(
 
     With --from or --to only the entries and rows of that range, which leaves out what holds of the ledger as a whole.
     """
+    if snapshots is not None:
+        _day_of(snapshots)  # before the work, which may take minutes
     note = None if checkpoint is None else proofs.read_checkpoint(checkpoint)  # before the work, which may take minutes
     settings = services.attach(load(folder))
     url = str(settings.database_url)
@@ -128,18 +138,24 @@ def verify(
         with output.progress("verifying") as bar, audit_work.chosen(conn, url, wanted, role) as workers:
             report = audit.verify(conn, advance(bar), lo=first, hi=last, workers=workers)
         rescored = None if report.unverified else _rescored(conn, rescore_rows_max)
+        again = None if snapshots is None else _recounted(conn, snapshots)
         held = {} if note is None else {"held checkpoint": checkpoints.check_held(conn, note)}
     failures = report.failures | held | ({RESCORED: rescored.failures} if rescored else {})
+    failures |= {SNAPSHOTS: again.failures} if again else {}
+    report.notes += again.notes if again else []
     audit_words.show(report, failures, rescored, RESCORED)
-    ok = report.ok and (rescored is None or rescored.ok) and not any(held.values())
+    if again is not None:
+        output.say(f"{again.exact} of {again.recounted} snapshots recomputed from the log are the recorded ones")
+    ok = report.ok and all(part is None or part.ok for part in (rescored, again)) and not any(held.values())
     if as_json:
         checks = {name: not lines for name, lines in failures.items()}
         counts = {"entries": report.entries, "rows": report.rows, "overrides": report.overrides}
         counts |= {"head": report.head, "from": report.lo}
-        again = {"rescored": rescored.rescored, "rescored_exact": rescored.exact} if rescored else {}
-        again |= {"rescored_of": rescored.total} if rescored else {}
+        more = {"rescored": rescored.rescored, "rescored_exact": rescored.exact} if rescored else {}
+        more |= {"rescored_of": rescored.total} if rescored else {}
+        more |= {"recounted": again.recounted, "recounted_exact": again.exact} if again else {}
         left = {"unverified": audit_words.unverified(report, RESCORED), "notes": report.notes, "jobs": wanted}
-        output.result({"ok": ok, "checks": checks, "failures": failures, **counts, **again, **left})
+        output.result({"ok": ok, "checks": checks, "failures": failures, **counts, **more, **left})
     if not ok:
         raise typer.Exit(1)
 
@@ -149,6 +165,19 @@ def _rescored(conn: database.Connection, rows_max: int) -> Rescored:
 
     with output.progress("re-scoring decisions"):
         return rescore.sample(conn, rows_max)
+
+
+def _day_of(text: str) -> date | None:
+    from clickledger.scoring import recount  # noqa: PLC0415 - loads numpy
+
+    return recount.day_of(text)
+
+
+def _recounted(conn: database.Connection, asked: str) -> Recounted:
+    from clickledger.scoring import recount  # noqa: PLC0415 - loads numpy
+
+    with output.progress("recomputing snapshots") as bar:
+        return recount.verify(conn, _day_of(asked), advance(bar))
 
 
 def totals(

@@ -66,6 +66,7 @@ def _own_settings(given: Settings) -> Settings:
         "detect_interval_seconds": 4.0,
         "rollback_policy": "auto",
         "known_customer_purchase_age_hours": 0.0,  # the simulated days are few
+        "daily_training_at": None,
     }
     return given.model_copy(update=own)
 

@@ -68,6 +68,9 @@ def ingest(
         int | None, typer.Option("--cpc-micros", help="Price of every click, in millionths; for talkingdata.")
     ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Where rows come from that do not say so.")] = None,
+    outcomes_file: Annotated[
+        Path | None, typer.Option("--outcomes", help="NDJSON of what the clicks of the file led to.")
+    ] = None,
     folder: cli_services.HomeOption = None,
     as_json: cli_services.JsonOption = False,
 ) -> None:
@@ -78,6 +81,8 @@ def ingest(
     settings = cli_services.load(folder)
     started = time.monotonic()
     intake = _read(file, file_format, settings, cpc_micros, source)
+    if outcomes_file is not None:
+        _read_outcomes(outcomes_file, intake, settings, source)
     report_rejected(intake, as_json)
     tally, outcomes = decide_clicks(settings, intake)
     _report_conflicts(tally, as_json)
@@ -113,6 +118,19 @@ def _read(
             bounds=intake_settings.bounds(settings),
             progress=progress,
         )
+
+
+def _read_outcomes(file: Path, intake: Intake, settings: Settings, source: str | None) -> None:
+    """Add the outcomes of a file, and its rejected lines, to what was read."""
+    from clickledger.console import intake_settings  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.scoring import ndjson, outcome_lines  # noqa: PLC0415 - imported only by the command that needs it
+
+    bounds = intake_settings.bounds(settings)
+    read = outcome_lines.read_file(file, intake.clicks, source=source or ndjson.DEFAULT_SOURCE, bounds=bounds)
+    intake.outcomes.extend(read.outcomes)
+    intake.rejected.extend(read.rejected)
+    if read.unknown:
+        output.say(f"{file.name}: {read.unknown} outcomes of clicks that the file of clicks does not hold")
 
 
 def report_rejected(intake: Intake, as_json: bool) -> None:

@@ -1,23 +1,28 @@
-"""`clickledger model ...`: train, evaluate and list; judge, promote and roll back."""
+"""`clickledger model ...`: train and evaluate. What else there is, modules called `cli_model_*` add."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import importlib
+import pkgutil
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clickledger.console import model_dataset, model_evaluation, model_promotion, output, services
-from clickledger.console.cli_services import HomeOption, JsonOption, load
-from clickledger.ledger import database, deployments
-from clickledger.ledger.rights import Role
-from clickledger.settings import Settings
+from clickledger import console
+from clickledger.console import model_evaluation, model_gallery, moments, output
+from clickledger.console.cli_services import HomeOption, JsonOption
+from clickledger.console.recovery_words import ledger
+from clickledger.errors import Refused
+from clickledger.ledger import database
 
-SELECT_MODELS = """
-    SELECT m.model_version, m.kind, encode(m.digest, 'hex'), l.recorded_at, l.actor, c.calibration_version
-    FROM models m JOIN log l ON l.position = m.registered_position
-    LEFT JOIN (SELECT model_version, max(calibration_version) AS calibration_version FROM calibrations GROUP BY 1) c
-    USING (model_version) ORDER BY 1"""
+if TYPE_CHECKING:  # loads torch
+    from clickledger.scoring.learn import Learned
+    from clickledger.scoring.recipe import Recipe
+
+PREFIX = "cli_model_"
 ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes into the log.")]
+ModelArgument = Annotated[int, typer.Argument(metavar="MODEL", help="Model version, from `model list`.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -25,18 +30,34 @@ def register(app: typer.Typer) -> None:
     models = typer.Typer(no_args_is_help=True, help="Train, evaluate, judge, promote and roll back models.")
     models.command()(train)
     models.command()(model_evaluation.evaluate)
-    models.command(name="list")(list_models)
-    model_promotion.register(models)
-    model_dataset.register(models)
+    models.command()(model_gallery.gallery)
+    for module in sorted(entry.name for entry in pkgutil.iter_modules(console.__path__)):
+        if module.startswith(PREFIX):
+            importlib.import_module(f"{console.__name__}.{module}").register(models)
     app.add_typer(models, name="model")
 
 
 def train(
-    kind: Annotated[str, typer.Option(help="network, logistic_regression or velocity.")] = "network",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="network, deep_cross, logistic_regression, velocity; auto: deep_cross if it wins, else network."
+        ),
+    ] = "network",
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of", help="Learn from what was recorded and known by then: a day (its first moment, UTC) or a time."
+        ),
+    ] = None,
     fpr_max: Annotated[float, typer.Option(help="Budget: invalidated share of purchasing clicks.")] = 0.01,
     guarded: Annotated[
-        bool, typer.Option("--guarded", help="Mature and capped labels only; guardrails may refuse the data.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--guarded/--unguarded",
+            help="Mature and capped labels, and guardrails may refuse the data; or every click and label.",
+        ),
+    ] = True,
     overridden: Annotated[
         int | None, typer.Option(help="Train on the refused set that the override at this position lets pass.")
     ] = None,
@@ -47,34 +68,32 @@ def train(
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train and calibrate a model on everything the ledger holds; it is registered, not deployed."""
-    from clickledger.scoring import (  # noqa: PLC0415 - loads torch, which others need not pay
-        allocation,
-        guardrails,
-        labels,
-        learn,
-    )
+    """Train and calibrate a model on what the ledger holds; it is registered, not deployed.
 
-    rules = labels.DAILY if guarded else labels.AS_RECORDED
-    guarding = guardrails.Guarding(overridden=overridden) if guarded or overridden is not None else None
+    Ends with 3 when there is too little data, or guardrails refuse it.
+    """
+    from clickledger.scoring import allocation, guardrails, learn  # noqa: PLC0415 - loads torch
 
-    settings = services.attach(load(folder))
-    with _connected(settings, Role.REPLAYER) as conn, output.progress(f"training a {kind}"):
-        learned = learn.learn(
-            conn,
-            actor=actor,
-            reason=reason,
-            kind=kind,
-            fpr_max=None if at_knee else fpr_max,
-            config=allocation.CalibrationConfig(coverage_min=coverage_min),
-            rules=rules,
-            guarding=guarding,
-        )
-    output.say(
-        f"model {learned.model_version} with calibration {learned.calibration_version}, "
-        f"from {learned.rows} clicks with {learned.purchases} outcomes: {learned.metrics}"
-    )
-    output.hint(f"clickledger model judge {learned.model_version}")
+    with ledger(folder) as conn, output.progress(f"training a {kind}"):
+        recipe = _recipe(conn, as_of, guarded)
+        try:
+            learned = learn.learn(
+                conn,
+                actor=actor,
+                reason=reason,
+                kind=kind,
+                fpr_max=None if at_knee else fpr_max,
+                config=allocation.CalibrationConfig(coverage_min=coverage_min),
+                up_to_position=recipe.up_to_position,
+                label_cutoff_ms=recipe.label_cutoff_ms,
+                rules=recipe.rules,
+                guarding=guardrails.Guarding(overridden=overridden) if guarded or overridden is not None else None,
+            )
+        except Refused as refusal:
+            if "too little data" in str(refusal):
+                output.hint("clickledger model train --unguarded, which takes every click and label there is")
+            raise
+    _tell(learned)
     if as_json:
         output.result(
             {
@@ -83,39 +102,27 @@ def train(
                 "rows": learned.rows,
                 "purchases": learned.purchases,
                 "metrics": learned.metrics,
+                "as_of_ms": recipe.label_cutoff_ms,
+                "up_to_position": recipe.up_to_position,
+                "guarded": guarded,
+                "too_little": list(learned.too_little),
             }
         )
 
 
-def list_models(folder: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Registered models with their newest calibration; the live ones are marked."""
-    settings = services.attach(load(folder))
-    with _connected(settings, Role.AUDITOR_READER) as conn:
-        current = deployments.current(conn)
-        rows = conn.execute(SELECT_MODELS).fetchall()
-    live = deployments.models_of(current.routing)
-    shadow = (current.routing.get("shadow") or {}).get("model")
-    listed: list[dict[str, Any]] = [
-        {
-            "model_version": version,
-            "kind": kind,
-            "digest": digest,
-            "registered_at": at,
-            "actor": actor,
-            "calibration_version": calibration,
-            "state": "live" if version in live else "shadow" if version == shadow else "",
-        }
-        for version, kind, digest, at, actor, calibration in rows
-    ]
-    columns = ("model", "kind", "calibration", "state", "registered at", "actor")
-    of = ("model_version", "kind", "calibration_version", "state", "registered_at", "actor")
-    lines = [[m[name] for name in of] for m in listed]
-    output.rows(f"models; deployment epoch {current.epoch}", columns, lines)
-    output.hint("clickledger model judge MODEL")
-    if as_json:
-        output.result({"epoch": current.epoch, "routing": current.routing, "models": listed})
+def _recipe(conn: database.Connection, as_of: str | None, guarded: bool) -> Recipe:
+    from clickledger.scoring import labels, learn  # noqa: PLC0415 - loads torch
+
+    moment = datetime.now(UTC) if as_of is None else moments.moment(as_of)
+    rules = labels.DAILY if guarded else labels.AS_RECORDED
+    return learn.recipe_as_of(conn, moments.unix_ms(moment), rules)
 
 
-def _connected(settings: Settings, role: Role) -> database.Connection:
-    """Who deploys decides what is in force: that is the replayer's, as a rollback is."""
-    return database.connect(str(settings.database_url), application_name="clickledger model", role=role)
+def _tell(learned: Learned) -> None:
+    output.say(
+        f"model {learned.model_version} with calibration {learned.calibration_version}, "
+        f"from {learned.rows} clicks with {learned.purchases} outcomes: {learned.metrics}"
+    )
+    for missed in learned.too_little:
+        output.say(f"too little data: {missed}")
+    output.hint(f"clickledger model show {learned.model_version}; clickledger model judge {learned.model_version}")

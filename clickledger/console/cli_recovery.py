@@ -15,7 +15,7 @@ from clickledger.console import output, recovery_words
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import actor, ledger
 from clickledger.ledger.rights import Role
-from clickledger.recovery import incidents
+from clickledger.recovery import incidents, pages
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
 IncidentArgument = Annotated[int, typer.Argument(metavar="INCIDENT", help="Incident id, from `incident list`.")]
@@ -26,40 +26,133 @@ def register(app: typer.Typer) -> None:
     incident = typer.Typer(help="What is wrong with a deployment, and how far it is put right.", no_args_is_help=True)
     incident.command("list")(incident_list)
     incident.command("show")(incident_show)
+    incident.command("raise")(incident_raise)
+    incident.command("ack")(incident_ack)
+    incident.command("note")(incident_note)
+    incident.command("summary")(incident_summary)
     incident.command("abandon")(incident_abandon)
     app.add_typer(incident, name="incident")
     app.command()(rollback)
 
 
 def incident_list(folder: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List all incidents."""
+    """List all incidents, and the pages that stand."""
     with ledger(folder, Role.AUDITOR_READER) as conn:
-        found = incidents.listed(conn)
-    columns = ("incident", "status", "epoch", "model", "run")
-    lines = [(i.incident_id, i.status.value, i.deployment_epoch, i.model_version, i.run_id or "") for i in found]
+        found, held = incidents.listed(conn), incidents.holders(conn)
+        standing = {key: position for key, (state, position) in pages.standing(conn).items() if state.open}
+    columns = ("incident", "status", "epoch", "model", "run", "held by")
+    lines = [
+        (
+            i.incident_id,
+            i.status.value,
+            i.deployment_epoch,
+            i.model_version,
+            i.run_id or "",
+            held.get(i.incident_id, ""),
+        )
+        for i in found
+    ]
     output.rows(f"{len(found)} incidents", columns, lines)
+    if standing:
+        output.rows(
+            "pages that stand; nothing acts on them",
+            ("signal", "slice", "direction", "position"),
+            [(*key, position) for key, position in sorted(standing.items())],
+        )
     if found:
         output.hint(f"clickledger incident show {found[-1].incident_id}")
+    elif standing:
+        output.hint("clickledger incident raise --reason ... if the model is to blame")
     if as_json:
-        output.result({"incidents": [recovery_words.incident_fields(i) for i in found]})
+        shown = [{"signal": s, "slice": p, "direction": d, "position": at} for (s, p, d), at in standing.items()]
+        fields = [recovery_words.incident_fields(i) | {"held_by": held.get(i.incident_id)} for i in found]
+        output.result({"incidents": fields, "pages": shown})
 
 
 def incident_show(incident_id: IncidentArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show an incident: its evidence, and every step with who took it."""
+    """Show an incident: its evidence, what was proposed, and everything that happened, with who did it."""
     with ledger(folder, Role.AUDITOR_READER) as conn:
-        incident, entries = incidents.get(conn, incident_id), incidents.history(conn, incident_id)
+        incident, entries = incidents.get(conn, incident_id), incidents.timeline(conn, incident_id)
+        following = recovery_words.after_incident(conn, incident)
     evidence = entries[0].payload
+    proposed = next((e.payload for e in entries if e.kind == incidents.PROPOSED), None)
     output.say(f"incident {incident_id}: model {incident.model_version} of epoch {incident.deployment_epoch}")
     output.say(f"signals: {', '.join(evidence.get('signals', []))}; slice most affected: {evidence.get('slice', '-')}")
+    if affected := evidence.get("affected"):
+        output.say(f"affected when it was raised: log positions [{affected[0]}, {affected[1]})")
     recovery_words.show_readings(evidence)
-    steps = [
-        (e.position, e.recorded_at.isoformat(), e.payload.get("status", "raised"), e.actor, e.reason) for e in entries
-    ]
-    output.rows("steps", ("position", "at", "status", "who", "why"), steps)
-    output.hint(recovery_words.after_incident(incident))
+    if proposed is not None:
+        recovery_words.show_proposal(proposed)
+    steps = [(e.position, e.recorded_at.isoformat(), recovery_words.step(e), e.actor, e.reason) for e in entries]
+    output.rows("what happened", ("position", "at", "what", "who", "why"), steps)
+    output.hint(following)
     if as_json:
-        history = [{"position": p, "at": at, "status": s, "actor": who, "reason": why} for p, at, s, who, why in steps]
-        output.result(recovery_words.incident_fields(incident) | {"evidence": evidence, "steps": history})
+        named = [
+            {"position": e.position, "at": e.recorded_at.isoformat(), "kind": e.kind, "status": e.payload.get("status"),
+             "what": recovery_words.step(e), "actor": e.actor, "reason": e.reason}
+            for e in entries
+        ]  # fmt: skip
+        shown = {"evidence": evidence, "proposed": proposed, "steps": named}
+        output.result(recovery_words.incident_fields(incident) | shown)
+
+
+def incident_raise(
+    reason: ReasonOption,
+    model: Annotated[int | None, typer.Option("--model", help="Which live model; needless when it is one.")] = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Raise an incident of the deployment in force by hand: what a page shows may be a model's fault, or not."""
+    with ledger(folder) as conn:
+        raised = incidents.raise_by_hand(conn, model, actor(), reason)
+        following = recovery_words.after_incident(conn, raised)
+    output.say(f"incident {raised.incident_id}: model {raised.model_version} of epoch {raised.deployment_epoch}")
+    output.hint(following)
+    if as_json:
+        output.result(recovery_words.incident_fields(raised))
+
+
+def incident_ack(
+    incident_id: IncidentArgument,
+    reason: Annotated[str, typer.Option("--reason", help="It goes into the log.")] = "",
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that you are at it; the incident is in your hands from now on."""
+    with ledger(folder) as conn:
+        entry = incidents.acknowledge(conn, incident_id, actor(), reason)
+        incident = incidents.get(conn, incident_id)
+    output.say(f"incident {incident_id} is in the hands of {entry.actor}")
+    output.hint(f"clickledger incident show {incident_id}")
+    if as_json:
+        output.result(recovery_words.incident_fields(incident) | {"held_by": entry.actor, "position": entry.position})
+
+
+def incident_note(
+    incident_id: IncidentArgument,
+    text: Annotated[str, typer.Argument(help="What is to be remembered.")],
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write something down with an incident; it goes into the log and moves nothing."""
+    with ledger(folder) as conn:
+        entry = incidents.note(conn, incident_id, text, actor())
+    output.say(f"noted at position {entry.position}")
+    output.hint(f"clickledger incident show {incident_id}")
+    if as_json:
+        output.result({"incident_id": incident_id, "position": entry.position})
+
+
+def incident_summary(incident_id: IncidentArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Print an incident for those it concerns, ready to paste, on stdout."""
+    from clickledger.console import incident_summary as summary  # noqa: PLC0415 - as the rollback below
+
+    with ledger(folder, Role.AUDITOR_READER) as conn:
+        said = summary.facts(conn, incidents.get(conn, incident_id))
+    if as_json:
+        output.result(said | {"text": summary.text(said)})
+    else:
+        print(summary.text(said))
 
 
 def incident_abandon(
@@ -81,7 +174,10 @@ def rollback(
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fence a bad model and put the last stable one in force. Its batches in flight are refused from then on."""
+    """Fence a bad model and put the last stable one in force, unless another one was deployed meanwhile.
+
+    Its batches in flight are refused from then on. What was considered to go back to is shown, with the reasons.
+    """
     from clickledger.recovery import rollback as rollback_  # noqa: PLC0415 - loads torch, which others need not pay
 
     if (incident_id is None) == (model is None):
@@ -91,6 +187,9 @@ def rollback(
             done = rollback_.roll_back_incident(conn, incidents.get(conn, incident_id), actor(), reason)
         else:
             done = rollback_.roll_back(conn, int(model or 0), actor(), reason)
+        considered = [] if done is None else rollback_.considered(conn, done)
+    if considered:
+        recovery_words.show_considered(considered)
     if done is None:
         output.say(f"incident {incident_id}: its epoch was revoked before")
     else:
@@ -98,5 +197,5 @@ def rollback(
     by_hand = "clickledger replay plan --positions LO HI --model MODEL --calibration CALIBRATION"
     output.hint(f"clickledger replay plan --incident {incident_id}" if incident_id else by_hand)
     if as_json:
-        fields = {} if done is None else done._asdict()
+        fields = {} if done is None else done._asdict() | {"considered": considered}
         output.result({"incident_id": incident_id, **fields})

@@ -7,6 +7,7 @@ success names the next command.
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,8 @@ from clickledger.console import recovery_words as words
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import actor, attached, connected, ledger
-from clickledger.ledger import comparison, database
+from clickledger.ledger import comparison, database, runs
+from clickledger.ledger.authority_map import RANGE
 from clickledger.ledger.rights import Role
 from clickledger.recovery import progress, publishing
 
@@ -168,15 +170,40 @@ def watch(
         output.result(words.run_fields(run) | {"comparison": words.comparison_fields(compared)})
 
 
-def compare(run_id: RunArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Compare a finished run with what is in force now: flips and money. Earlier comparisons of it become stale."""
+def compare(
+    run_id: RunArgument,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with all of it and pictures.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Show the newest comparison; make none.")] = False,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a finished run with what is in force now: flips, money, rates. Earlier comparisons of it become stale.
+
+    A run that is published is shown as it was compared before.
+    """
+    from clickledger.recovery import effects  # noqa: PLC0415 - for these two commands only
+
     with ledger(folder) as conn:
-        compared = publishing.compare(conn, run_id, actor())
         run = progress.of_run(conn, run_id)
+        if not last and run.stage != "published":
+            publishing.compare(conn, run_id, actor())
+            run = progress.of_run(conn, run_id)
+        compared = comparison.latest(conn, run_id)
+        detailed = effects.of_run(conn, run_id) if runs.get(conn, run_id).kind == RANGE else None
     words.show_comparison(compared)
+    if detailed is not None:
+        words.show_effects(detailed)
+        if report is not None:
+            from clickledger.console import comparison_report, report_page  # noqa: PLC0415 - loads matplotlib
+
+            report_page.write(report, comparison_report.page(detailed))
+            output.say(f"report: {report}")
+    elif report is not None:
+        raise errors.Refused(f"run {run_id} corrects single clicks: a report is of a run over a range")
     output.hint(words.after_comparison(run, compared))
     if as_json:
-        output.result(words.comparison_fields(compared))
+        fields = {} if detailed is None else {"effects": effects.fields(detailed)}
+        output.result(words.comparison_fields(compared) | fields)
 
 
 def publish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from clickledger import errors, settings
 from clickledger.console import home, lifecycle, output, services
-from clickledger.ledger import database, partitions
+from clickledger.ledger import database, deployments, partitions
 from clickledger.ledger.rights import Role
 
 HomeOption = Annotated[
@@ -66,7 +67,7 @@ def status(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     chosen = load(folder)
     states = lifecycle.status(chosen)
     healthy = all(state.healthy for state in states)
-    watched = _watched(chosen, states)
+    watched, counting = _watched(chosen, states)
     output.rows(
         f"clickledger in {chosen.home}",
         ("name", "state", "pid", ""),
@@ -74,25 +75,40 @@ def status(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     )
     for warning in watched.warnings if watched else []:
         output.say(f"warning: {warning}")
+    if counting and counting["cold_until"]:
+        output.say(f"note: snapshots are cold until {counting['cold_until']}: the windows of 24 h are not full yet")
     if not healthy:
         output.hint(f"clickledger up; logs are in {home.at(chosen.home).log}")
     if as_json:
         seen = {"partitions": None if watched is None else asdict(watched) | {"warnings": watched.warnings}}
-        output.result(_fields(chosen, states, healthy) | seen)
+        output.result(_fields(chosen, states, healthy) | seen | {"counters": counting})
     if not healthy:
         raise typer.Exit(5)
 
 
-def _watched(chosen: settings.Settings, states: list[services.State]) -> partitions.Watch | None:
-    """Where the day partitions stand; None while the database does not answer or has no ledger yet."""
+def _watched(
+    chosen: settings.Settings, states: list[services.State]
+) -> tuple[partitions.Watch | None, dict[str, Any] | None]:
+    """Where the day partitions and the counters stand; None while the database does not answer or has no ledger yet."""
     if not any(state.name == "postgres" and state.healthy for state in states):
-        return None
+        return None, None
     try:
         url = services.attach(chosen).database_url
         with database.connect(str(url), application_name="clickledger status", role=Role.AUDITOR_READER) as conn:
-            return partitions.watch(conn)
+            return partitions.watch(conn), _counting(conn)
     except (errors.Unavailable, errors.Refused, psycopg.errors.UndefinedTable):
-        return None
+        return None, None
+
+
+def _counting(conn: database.Connection) -> dict[str, Any]:
+    """The counter epoch in force, and until which event time its snapshots are cold; None when they no longer are."""
+    from clickledger.scoring import warmth  # noqa: PLC0415 - loads numpy, which `up` and `down` need not pay
+
+    epoch = deployments.current_counter_epoch(conn)
+    full_ms = warmth.read(conn).full_from_ms(epoch)
+    until = None if full_ms is None else datetime.fromtimestamp(full_ms / 1000, UTC)
+    cold = until is not None and until > datetime.now(UTC)
+    return {"counter_epoch": epoch, "cold_until": until.isoformat(timespec="seconds") if cold and until else None}
 
 
 def _fields(chosen: settings.Settings, states: list[services.State], healthy: bool) -> dict[str, Any]:

@@ -280,7 +280,8 @@ def _explain(story: Story) -> None:
     with story.act("why: one click that the bad model had withheld"):
         told = provenance.why(story.conn, example[0])
         again = provenance_text.rescored(story.conn, told)
-        provenance_text.show(told, provenance_text.features_of(told["click"]), again)
+        warm = provenance_text.warmth_of(story.conn, told["click"])
+        provenance_text.show(told, provenance_text.features_of(told["click"]), again, warm)
 
 
 def _prove(story: Story) -> None:

@@ -36,6 +36,7 @@ class Story:
     history_position: int = 0  # both models learn from the log up to here
     stable: learn.Learned | None = None
     bad: learn.Learned | None = None
+    pace_clicks_per_s: float = PACE_CLICKS_PER_S
     started: float = field(default_factory=time.monotonic)
 
     @contextmanager
@@ -62,7 +63,7 @@ class Story:
         began, at = time.monotonic(), self.sent
         while self.sent < until:
             self.latencies_ms += self.send(min(self.sent + PACE_CLICKS, until))
-            due = began + (self.sent - at) / PACE_CLICKS_PER_S
+            due = began + (self.sent - at) / self.pace_clicks_per_s
             time.sleep(max(0.0, due - time.monotonic()))
 
 

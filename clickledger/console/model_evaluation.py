@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +15,15 @@ from clickledger.console.cli_services import JsonOption
 from clickledger.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from clickledger.console.evaluation_page import Rows
     from clickledger.scoring.dataset import Dataset
+    from clickledger.scoring.examination import Examination
     from clickledger.scoring.intake_fields import Rejection
     from clickledger.scoring.model_comparison import Entrant
     from clickledger.scoring.offline_dataset import Recounted
 
 TEST_SHARE = 0.4
-Table = tuple[list[str], list[list[str]]]  # columns, and rows of as many cells
+CALIBRATED_FPR = 0.01
 
 
 def evaluate(
@@ -42,8 +45,11 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model; simulated: runs.")] = 3,
     draws: Annotated[int, typer.Option(min=20, help="Draws of the bootstrap.")] = 1000,
     days: Annotated[float, typer.Option(help="Length of a simulated run.")] = 10.0,
+    options: Annotated[
+        bool, typer.Option("--options", help="Compare the network's options with it: deep_cross, entity_vectors.")
+    ] = False,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write a page with curves here: HTML, self-contained.")
+        Path | None, typer.Option("--report", help="Write a page with curves and tables here: HTML, self-contained.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,9 +59,9 @@ def evaluate(
     """
     files = _files(clicks, train, test, simulated)
     if simulated is not None:
-        fields = _simulated(simulated, days, seeds, test_share, report)
+        fields = _simulated(simulated, days, seeds, test_share, draws, options, report)
     else:
-        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, report)
+        fields = _of_files(files, file_format, outcomes or [], test_share, seeds, draws, options, report)
     if report is not None:
         output.say(f"report: {report}")
     output.hint("clickledger model train, to train on what the ledger holds; then: clickledger model judge MODEL")
@@ -84,9 +90,10 @@ def _of_files(
     test_share: float | None,
     seeds: int,
     draws: int,
+    with_options: bool,
     report: Path | None,
 ) -> dict[str, Any]:
-    from clickledger.scoring import offline_dataset  # noqa: PLC0415 - loads torch, which other commands need not pay
+    from clickledger.scoring import examination, offline_dataset  # noqa: PLC0415 - loads torch, which others need not
 
     if len(files) == 2 and test_share is not None:
         raise InvalidInput(f"test share: expected none with two files, got {test_share}")
@@ -101,9 +108,14 @@ def _of_files(
     fields |= _parts(train, test, border_ms)
     entrants, compared = _compared(train, test, seeds, draws)
     fields |= compared
+    seen = examination.examine(entrants, train, test, CALIBRATED_FPR, rejected=fields["rejected"])
+    fields |= seen.as_json()
     table = _say_compared(fields)
+    say_calibrated(seen)
+    if with_options:
+        fields["options"] = _options_of_files([recounted for recounted, _ in read], train, test, fields, draws)
     if report is not None:
-        _report(report, fields, table, entrants, test)
+        _report(report, fields, table, seen)
     return fields
 
 
@@ -167,7 +179,43 @@ def _compared(train: Dataset, test: Dataset, seeds: int, draws: int) -> tuple[li
         return entrants, model_comparison.judge(entrants, test, draws, on_draw=steps.advance)
 
 
-def _say_compared(fields: dict[str, Any]) -> Table:
+def _options_of_files(
+    read: list[Recounted], train: Dataset, test: Dataset, fields: dict[str, Any], draws: int
+) -> dict[str, Any]:
+    from clickledger.scoring import options, tuning  # noqa: PLC0415 - loads torch, which other commands need not pay
+
+    network = fields["models"]["network"]
+    seeds = [each["seed"] for each in network["seeds"]]
+    clicks = [click for recounted in read for click in recounted.clicks]
+    with output.progress("training options (models)", options.fits(len(seeds))) as steps:
+        made = options.compare(
+            *options.parts(clicks, train, test),
+            tuning.network_config(network["settings"]),
+            seeds,
+            draws,
+            on_fit=steps.advance,
+        )
+    _say_options("test part", made)
+    return made
+
+
+def _say_options(title: str, made: dict[str, Any]) -> None:
+    rows = [
+        [name, f"{told['auc_lead']:+.4f}", "{:+.4f} to {:+.4f}".format(*told["auc_lead_interval"]), _verdict(told)]
+        for name, told in made["options"].items()
+    ]
+    seeds = ", ".join(map(str, made["seeds"]))
+    columns = ["option", "AUC beside the network", "interval", "verdict"]
+    output.rows(f"options, {title}: mean over seeds {seeds}", columns, rows)
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    return "wins" if told["wins"] else "does not win: not used"
+
+
+def _say_compared(fields: dict[str, Any]) -> Rows:
+    from clickledger.console.evaluation_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
+
     train, test = fields["train"], fields["test"]
     border = datetime.fromtimestamp(fields["border_ms"] / 1000, UTC)
     output.say(
@@ -181,8 +229,10 @@ def _say_compared(fields: dict[str, Any]) -> Table:
         for part in (fields["models"], fields["differences"])
         for name, told in part.items()
     ]
-    output.rows(f"test part; intervals of {fields['bootstrap']['confidence']:.0%}, users drawn", columns, rows)
-    return columns, rows
+    bootstrap = fields["bootstrap"]
+    title = f"test part; intervals of {bootstrap['confidence']:.0%}, {bootstrap['draws']:,} draws of users"
+    output.rows(title, columns, rows)
+    return Rows(title, columns, [[name.replace("_", " "), *cells] for name, *cells in rows])
 
 
 def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
@@ -190,47 +240,104 @@ def _cells(told: dict[str, Any], rates: list[str]) -> list[str]:
     ivr, bounds = told["ivr_at_fpr"], told["ivr_at_fpr_interval"]
     return [
         f"{told['auc']:.3f} ({low:.3f} to {high:.3f})",
-        *(f"{ivr[rate]:.1%} ({bounds[rate][0]:.1%} to {bounds[rate][1]:.1%})" for rate in rates),
+        *(f"{ivr[rate]:.1%} ({bounds[rate][0] * 100:.1f} to {bounds[rate][1] * 100:.1f})" for rate in rates),
     ]
 
 
-def _report(path: Path, fields: dict[str, Any], table: Table, entrants: list[Entrant], test: Dataset) -> None:
-    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
+def say_calibrated(seen: Examination) -> None:
+    """What calibration by slice changes, in a table."""
+    from clickledger.scoring.calibration_trial import EQUAL, SHIPPED  # noqa: PLC0415 - loads torch, others need not pay
+
+    if seen.trial is None:
+        output.say(f"no calibration to show: {seen.refused}")
+        return
+    told = seen.trial.fields
+    before, after = told["figures"][EQUAL], told["figures"][SHIPPED]
+    rows = [
+        [part, own["purchases"], *(_change(before[part][rate], own[rate]) for rate in ("fpr", "ivr", "coverage"))]
+        for part, own in after.items()
+    ]
+    lost = f"losing as many of {told['judged_on']['purchases']:,} purchases"
+    title = f"one threshold -> by slice (what ships: {told['form']}), {lost}"
+    output.rows(title, ["part", "purchases", "FPR", "IVR", "coverage"], rows)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return " -> ".join("none" if value is None else f"{value:.1%}" for value in (before, after))
+
+
+def _report(path: Path, fields: dict[str, Any], table: Rows, seen: Examination) -> None:
+    from clickledger.console import evaluation_page, evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
     from clickledger.scoring import model_comparison  # noqa: PLC0415 - loads torch, which others need not pay
 
-    curves = model_comparison.curves(entrants, test)
-    by_slice = model_comparison.curves_by_slice(entrants[0], test)
-    fprs = model_comparison.FPRS
-    pictures = [evaluation_report.curve_picture("All clicks", curves, fprs)]
-    if by_slice:
-        pictures.append(evaluation_report.curve_picture(f"The {entrants[0].kind} by slice", by_slice, fprs))
-    evaluation_report.write(path, evaluation_report.of_files(fields, *table, pictures))
+    evaluation_page.write(path, evaluation_report.of_files(fields, seen, model_comparison.FPRS, table))
 
 
-def _simulated(clicks: int, days: float, seeds: int, test_share: float | None, report: Path | None) -> dict[str, Any]:
-    from clickledger.scoring import simulated_comparison, tuning  # noqa: PLC0415 - loads torch, others need not pay
-
-    configs = simulated_comparison.of_seeds(simulated_comparison.config_of(clicks, days), seeds)
-    listed = tuning.candidates()
-    share = simulated_comparison.TEST_SHARE if test_share is None else test_share
-    trainings = tuning.trainings(listed) + len(listed) * seeds
-    with output.progress("simulating, training and tuning (models)", trainings) as steps:
-        made = simulated_comparison.compete(configs, share, on_fit=steps.advance)
-    fields = {"clicks": clicks, "days": days, "test_share": share, **made}
+def _simulated(
+    clicks: int,
+    days: float,
+    seeds: int,
+    test_share: float | None,
+    draws: int,
+    with_options: bool,
+    report: Path | None,
+) -> dict[str, Any]:
+    fields, seen = simulate_and_compare(clicks, days, seeds, test_share, draws, with_options=with_options)
     tables = _say_simulated(fields)
+    say_calibrated(seen)
     if report is not None:
-        _report_simulated(report, fields, tables)
+        from clickledger.console import evaluation_page, evaluation_report  # noqa: PLC0415 - loads matplotlib
+
+        evaluation_page.write(report, evaluation_report.of_simulation(fields, seen, tables))
     return fields
 
 
-def _say_simulated(fields: dict[str, Any]) -> list[Table]:
+def simulate_and_compare(
+    clicks: int,
+    days: float,
+    seeds: int,
+    test_share: float | None,
+    draws: int,
+    first_seed: int = 1,
+    *,
+    with_options: bool = False,
+) -> tuple[dict[str, Any], Examination]:
+    """The figures of all seeds, and what was seen of the first one."""
+    from clickledger.scoring import examination, options, simulated_comparison, tuning  # noqa: PLC0415 - loads torch
+    from clickledger.scoring.simulated_comparison import Stage  # noqa: PLC0415 - loads torch
+
+    config = simulated_comparison.config_of(clicks, days, first_seed)
+    configs = simulated_comparison.of_seeds(config, seeds)
+    listed = tuning.candidates()
+    share = simulated_comparison.TEST_SHARE if test_share is None else test_share
+    seen: list[Examination] = []
+
+    def look(made: Stage, entrants: Sequence[Entrant]) -> None:
+        if not seen:
+            seen.append(examination.examine(entrants, made.train, made.test, CALIBRATED_FPR, made.robot))
+
+    trainings = tuning.trainings(listed) + len(listed) * seeds + options.fits(seeds) * with_options
+    with output.progress("simulating, training and tuning (models)", trainings) as steps:
+        made = simulated_comparison.compete(
+            configs, share, on_fit=steps.advance, draws=draws, on_run=look, with_options=with_options
+        )
+    return {"clicks": clicks, "days": days, "test_share": share, **made, **seen[0].as_json()}, seen[0]
+
+
+def _say_simulated(fields: dict[str, Any]) -> list[Rows]:
+    from clickledger.console.evaluation_page import Rows  # noqa: PLC0415 - loads matplotlib, which is slow
+
     kinds = list(fields["runs"][0]["models"]["network"]["recall_by_kind"])
     columns = ["model", "recall", *kinds, "precision", "people"]
-    tables: list[Table] = []
+    tables: list[Rows] = []
     for run in fields["runs"]:
         rows = [[name, *_shares(told, kinds)] for name, told in run["models"].items()]
-        output.rows(f"seed {run['seed']}: share invalidated at FPR {fields['fpr']:.0%}, by kind", columns, rows)
-        tables.append(([f"seed {run['seed']}", *columns[1:]], rows))
+        title = f"seed {run['seed']}: share invalidated at FPR {fields['fpr']:.0%}, by kind"
+        output.rows(title, columns, rows)
+        told = [[name.replace("_", " "), *cells] for name, *cells in rows]
+        tables.append(Rows(title, [each.replace("_", " ") for each in columns], told))
+        if "options" in run:
+            _say_options(f"run {run['seed']}", run["options"])
     least = fields["summary"]
     output.say(
         f"network: recall at least {least['network_recall_min']:.3f}, "
@@ -243,15 +350,3 @@ def _shares(told: dict[str, Any], kinds: list[str]) -> list[str]:
     values = [told["recall"], *(told["recall_by_kind"][kind] for kind in kinds)]
     values += [told["precision"], told["people_invalidated"]]
     return ["none" if value is None else f"{value:.3f}" for value in values]
-
-
-def _report_simulated(path: Path, fields: dict[str, Any], tables: list[Table]) -> None:
-    from clickledger.console import evaluation_report  # noqa: PLC0415 - loads matplotlib, which is slow
-
-    pictures = []
-    for run in fields["runs"]:
-        models = run["models"]
-        kinds = list(models["network"]["recall_by_kind"])
-        bars = {name: [told["recall_by_kind"][kind] or 0.0 for kind in kinds] for name, told in models.items()}
-        pictures.append(evaluation_report.bar_picture(f"Seed {run['seed']}", kinds, bars))
-    evaluation_report.write(path, evaluation_report.of_simulation(fields, tables, pictures))

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clickledger.console import output
 from clickledger.ledger import database, deployments
 from clickledger.ledger.authority_map import SPARSE
-from clickledger.scoring import decide, feature_spec
+from clickledger.scoring import decide, feature_spec, warmth
 from clickledger.scoring import model as models_
 from clickledger.scoring.deciding import MODEL_UNUSABLE
 
 Story = dict[str, Any]
+
+
+class Warm(NamedTuple):
+    """Whether a snapshot is cold, and if so from which event time (ms) on those of its counter epoch are not."""
+
+    cold: bool
+    from_ms: int | None
+
+
+def warmth_of(conn: database.Connection, click: dict[str, Any]) -> Warm:
+    """Whether the windows behind a click's snapshot were full; one that was not counted has no windows."""
+    if not click["seq"]:
+        return Warm(False, None)
+    moment_ms = int.from_bytes(click["click_id"].bytes[:6], "big")
+    found = warmth.around(conn, moment_ms)
+    cold = found.is_cold(click["counter_epoch"], moment_ms)
+    return Warm(cold, found.full_from_ms(click["counter_epoch"]) if cold else None)
 
 
 def features_of(click: dict[str, Any]) -> dict[str, int]:
@@ -55,7 +73,7 @@ def _judge(conn: database.Connection, decision: dict[str, Any]) -> tuple[models_
     return model, deployments.load_thresholds(conn, decision["calibration_version"])
 
 
-def show(story: Story, features: dict[str, int], again: list[dict[str, Any]]) -> None:
+def show(story: Story, features: dict[str, int], again: list[dict[str, Any]], warm: Warm) -> None:
     """Print the story on stderr, in the order things happened."""
     click = story["click"]
     output.say(f"click {click['click_id']} ({click['source']} {click['external_id']})")
@@ -66,6 +84,9 @@ def show(story: Story, features: dict[str, int], again: list[dict[str, Any]]) ->
     )
     known = [f"{name}={value}" for name, value in features.items() if value != feature_spec.NO_VALUE]
     output.say(f"  features (schema {click['feature_schema']}, seq {click['seq']}): {', '.join(known)}")
+    if warm.cold and warm.from_ms is not None:
+        full = _when(datetime.fromtimestamp(warm.from_ms / 1000, UTC))
+        output.say(f"  cold: its windows were not full yet, those of clicks from {full} on are")
     for outcome in story["outcomes"]:
         output.say(f"  outcome: {outcome['kind']} worth {outcome['value_micros']} micros")
     for decision, check in zip(story["decisions"], again, strict=True):

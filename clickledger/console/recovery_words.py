@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clickledger import errors, settings
 from clickledger.console import output, services
 from clickledger.console.cli_services import load
-from clickledger.ledger import database
+from clickledger.ledger import comparison, database, log
 from clickledger.ledger.comparison import Comparison
 from clickledger.ledger.rights import Role
 from clickledger.recovery import progress
@@ -21,9 +21,16 @@ from clickledger.recovery.incidents import Incident
 from clickledger.recovery.progress import Progress
 
 if TYPE_CHECKING:  # importing these takes a second: models come with torch
+    from clickledger.recovery.effects import Effects
     from clickledger.recovery.replay import Plan, Preview
     from clickledger.recovery.sampling import Interval
 
+WORDS = {
+    "anomaly_raised": "raised",
+    "incident_noted": "note",
+    "incident_acknowledged": "acknowledged",
+    "rollback_proposed": "rollback proposed",
+}
 POLL_SECONDS = 0.2
 SILENT_SECONDS = 15.0  # without progress: say where to look
 MICROS = 1_000_000
@@ -74,16 +81,32 @@ def comparison_fields(compared: Comparison) -> dict[str, Any]:
     return compared.summary | named | {name: compared.by(name) for name in ("slice", "advertiser_id", "currency")}
 
 
-def after_incident(incident: Incident) -> str:
-    """The command that follows for whoever looks at an incident."""
-    number = incident.incident_id
+def step(entry: log.Entry) -> str:
+    """What an entry of an incident's timeline says happened."""
+    payload = entry.payload
+    if entry.kind == "incident_moved":
+        return str(payload["status"])
+    if entry.kind == "rollback_declared":
+        models = ", ".join(str(route["model"]) for route in payload["routing"]["routes"])
+        return f"model {payload['bad_model']} fenced, model {models} in force"
+    if entry.kind.startswith("replay_"):
+        run = payload.get("run_id", entry.position)
+        flips = f", {payload['flips']} flips" if entry.kind == "replay_compared" else ""
+        return f"run {run} {entry.kind.removeprefix('replay_')}{flips}"
+    return WORDS[entry.kind]
+
+
+def after_incident(conn: database.Connection, incident: Incident) -> str:
+    """The command that follows for whoever looks at an incident, its ids filled in."""
+    number, run = incident.incident_id, incident.run_id
     following = {
         "raised": f"clickledger rollback --incident {number} --reason ...",
         "rolled_back": f"clickledger replay plan --incident {number}",
-        "replaying": f"clickledger replay watch {incident.run_id}",
-        "compared": f"clickledger replay watch {incident.run_id}",
-        "published": f"clickledger replay revert {incident.run_id} --reason ... would undo it",
+        "replaying": f"clickledger replay watch {run}",
+        "published": f"clickledger replay revert {run} --reason ... would undo it",
     }
+    if incident.status.value == "compared" and run is not None:
+        return f"clickledger replay publish {run} --digest {comparison.latest(conn, run).digest} --reason ..."
     return following.get(incident.status.value, "clickledger incident list")
 
 
@@ -92,6 +115,26 @@ def after_comparison(run: Progress, compared: Comparison) -> str:
     if run.stage == "published":
         return f"clickledger replay revert {run.run_id} --reason ... would undo it"
     return f"clickledger replay publish {run.run_id} --digest {compared.digest} --reason ..."
+
+
+def show_considered(considered: list[dict[str, Any]]) -> None:
+    """What a rollback could go back to, in the order it was looked at, and why each was taken or not."""
+    columns = ("found", "model", "calibration", "taken, or why not")
+    lines = [(c["found"], c["model_version"], c["calibration_version"], c["why"]) for c in considered]
+    output.rows("considered to go back to", columns, lines)
+
+
+def show_proposal(proposed: dict[str, Any]) -> None:
+    """What policy `propose` prepared for an incident."""
+    to, change = proposed["rollback_to"], proposed["would_change"]
+    output.say(f"proposed: back to model {to['model']} with calibration {to['calibration']} ({proposed['found']})")
+    show_considered(proposed["considered"])
+    if change.get("to_valid"):
+        money = ", ".join(f"{m[0] / MICROS:+,.2f} {name}" for name, m in change["change_micros"].items())
+        output.say(
+            f"a replay of the {change['clicks']:,} clicks so far would make about {change['to_valid'][0]:,} valid and "
+            f"{change['to_invalid'][0]:,} invalid ({money}) in {change['seconds']:g} s"
+        )
 
 
 def show_readings(evidence: dict[str, Any]) -> None:
@@ -154,6 +197,32 @@ def show_comparison(compared: Comparison) -> None:
         columns = ("", *(name.replace("_", " ") for name in counts), "billed before", "change", "after")
         output.rows(f"run {compared.run_id}, {title}", columns, _totals(groups, counts))
     output.say(f"{compared.summary['flips']} flips; digest {compared.digest}")
+
+
+def show_effects(effects: Effects) -> None:
+    """Verdicts before and after, and the rates by slice."""
+    verdicts = list(effects.matrix)
+    output.rows(
+        "verdicts",
+        ("from \\ to", *verdicts),
+        [(was, *(f"{row[now]:,}" for now in verdicts)) for was, row in effects.matrix.items()],
+    )
+    columns = ("slice", "clicks", "changed", "IVR before", "after", "buyers' clicks", "FPR before", "after")
+    rates = {**effects.rates("slice"), "all": effects.rates("all")[""]}
+    lines = [
+        (name, r.clicks, r.flips, _share(r.ivr_before), _share(r.ivr_after), r.bought, _share(r.fpr_before),
+         _share(r.fpr_after))
+        for name, r in rates.items()
+    ]  # fmt: skip
+    output.rows("rates", columns, lines)
+    if effects.neighbours["carried"]:
+        output.say(f"{effects.neighbours['carried']} clicks of the range were not to be decided and stay as they are")
+    for one in effects.changed[:3]:
+        output.say(f"click {one['click_id']}: {one['from']} to {one['to']}; {one['because']}")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
 
 
 def _totals(groups: dict[str, dict[str, int]], counts: list[str]) -> Iterator[tuple[object, ...]]:

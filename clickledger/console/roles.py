@@ -16,7 +16,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -28,6 +28,7 @@ from clickledger.settings import PREFIX, Settings, broker_url
 
 HEARTBEAT_KEY = "cl:heartbeat:"
 CELERY_APP = "clickledger.recovery.celery_app"
+RECOVERY_QUEUE, TRAINING_QUEUE = "cl:recovery", "cl:training"  # as there; importing it costs as much as a start
 KILL = (signal.SIGKILL, 10.0)
 
 
@@ -54,7 +55,8 @@ def table(settings: Settings, http_port: int) -> list[Role]:
         Role(f"scoring-{number}", _module("clickledger.console.worker_main"), Readiness.HEARTBEAT)
         for number in range(1, settings.scoring_workers + 1)
     ]
-    return [_beat(settings), _recovery(settings), *scoring, _api(settings, http_port)]
+    training = [] if settings.daily_training_at is None else [_training()]
+    return [_beat(settings), _recovery(settings), *training, *scoring, _api(settings, http_port)]
 
 
 def _beat(settings: Settings) -> Role:
@@ -64,10 +66,20 @@ def _beat(settings: Settings) -> Role:
 
 
 def _recovery(settings: Settings) -> Role:
-    words = ("worker", "--loglevel=INFO", f"--concurrency={settings.replay_workers}", "--hostname=recovery@clickledger")
     # The first TERM lets tasks finish (they are short), QUIT drops them: their leases expire and others take over.
-    stop = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0), KILL)
-    return Role("recovery", _module("celery", "-A", CELERY_APP, *words), Readiness.CELERY, stop)
+    return _celery("recovery", RECOVERY_QUEUE, settings.replay_workers, ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0)))
+
+
+def _training() -> Role:
+    # A training is no short task, and loses nothing but the step it is at.
+    return _celery("training", TRAINING_QUEUE, 1, ((signal.SIGTERM, 2.0), (signal.SIGQUIT, 5.0)))
+
+
+def _celery(name: str, queue: str, processes: int, stop: Sequence[tuple[signal.Signals, float]]) -> Role:
+    words = (
+        "worker", "--loglevel=INFO", f"--concurrency={processes}", f"--hostname={name}@clickledger", f"--queues={queue}"
+    )  # fmt: skip
+    return Role(name, _module("celery", "-A", CELERY_APP, *words), Readiness.CELERY, (*stop, KILL))
 
 
 def _api(settings: Settings, http_port: int) -> Role:
@@ -83,13 +95,19 @@ def _module(name: str, *words: str) -> list[str]:
 
 def environment(settings: Settings, role: Role) -> dict[str, str]:
     """What the process of `role` sees: the settings as resolved here, so that all processes share one truth."""
-    fields = {name: value for name, value in settings.model_dump(mode="json").items() if value is not None}
-    own = {f"{PREFIX}{name.upper()}": str(value) for name, value in fields.items()}
+    own = {f"{PREFIX}{name.upper()}": value for name, value in _stated(settings)}
     source = str(Path(clickledger.__file__).parent.parent)
     paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     inherited = {name: value for name, value in os.environ.items() if name != f"{PREFIX}CONFIG"}
     always = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
     return {**inherited, **own, **always, f"{PREFIX}PROCESS": role.name}
+
+
+def _stated(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Every setting as its variable is written: nothing where nothing is the default, empty where something else is."""
+    for name, value in settings.model_dump(mode="json").items():
+        if value is not None or Settings.model_fields[name].default is not None:
+            yield name, "" if value is None else str(value)
 
 
 def forget_heartbeat(settings: Settings, role: Role) -> None:

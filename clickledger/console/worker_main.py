@@ -56,6 +56,7 @@ def configuration(settings: Settings) -> WorkerConfig:
         redis_url=str(settings.redis_url),
         batch_clicks_max=settings.worker_batch_clicks_max,
         claim_idle_ms=int(settings.claim_idle_seconds * 1000),
+        restore_at_once_max=settings.restore_at_once_max,
         device=_device(settings.device),
         bounds=intake_settings.bounds(settings),
     )

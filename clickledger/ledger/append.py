@@ -23,12 +23,14 @@ from clickledger.ledger.records import Batch, Encoded, encode
 APPEND_BATCH = """
     SELECT position, recorded_at, new_count, new_ordinals
     FROM append_batch(%s, %s, %s, %s, %s, %b, %s)"""
-# The ids bound both sides: of a plan that joins another way than by look-ups, neither reads all that lies between.
+# Each table for itself, put together here: whatever a planner without statistics would join them by, it may read all of
+# one side for every row of the other.
 SELECT_FIRST = """
-    SELECT c.click_id, c.intake_digest, d.log_position, d.verdict::text, d.reason, d.deployment_epoch
-    FROM clicks c JOIN decisions d USING (click_id)
-    WHERE c.click_id = ANY (%(ids)s) AND c.click_id BETWEEN %(low)s AND %(high)s
-      AND d.click_id = ANY (%(ids)s) AND d.click_id BETWEEN %(low)s AND %(high)s"""
+    SELECT click_id, intake_digest, NULL::bigint, NULL, NULL, NULL::integer
+    FROM clicks WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(low)s AND %(high)s
+    UNION ALL
+    SELECT click_id, NULL, log_position, verdict::text, reason, deployment_epoch
+    FROM decisions WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(low)s AND %(high)s"""
 KNOWN_CONFLICTS = "SELECT click_id, intake_digest FROM conflicts WHERE click_id = ANY (%s)"
 INSERT_CONFLICT = "INSERT INTO conflicts VALUES (%s, %s, %s)"
 
@@ -190,13 +192,18 @@ def _explain(conn: database.Connection, batch: Batch, new_rows: set[int]) -> tup
         "high": uuid.UUID(bytes=ids[-1]),
     }
     # Unprepared: planned with these very bounds, so that days they do not touch are neither planned nor locked.
-    rows = conn.execute(SELECT_FIRST, bounds, prepare=False)
-    stored = {row[0].bytes: (bytes(row[1]), Decision(*row[2:])) for row in rows}
+    digests: dict[bytes, bytes] = {}
+    decisions: dict[bytes, Decision] = {}
+    for click_id, digest, *decision in conn.execute(SELECT_FIRST, bounds, prepare=False, binary=True):
+        if digest is None:
+            decisions[click_id.bytes] = Decision(*decision)
+        else:
+            digests[click_id.bytes] = digest
     outcome = ["new"] * len(batch)
     first = {}
     for i in others:
-        digest, first[i] = stored[batch.click_id[i]]
-        outcome[i] = "repeat" if digest == batch.intake_digest[i] else "conflict"
+        first[i] = decisions[batch.click_id[i]]
+        outcome[i] = "repeat" if digests[batch.click_id[i]] == batch.intake_digest[i] else "conflict"
     return outcome, first
 
 

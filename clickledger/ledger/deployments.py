@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from clickledger import errors
@@ -27,6 +28,7 @@ SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
     FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
 SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
+SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
 SELECT_DEPLOYMENTS = (
     "SELECT epoch, routing, from_position, to_position, revoked_position FROM deployments ORDER BY epoch"
 )
@@ -43,6 +45,13 @@ class Deployment:
     routing: Routing
     position: int
     recorded_at: datetime
+
+
+class Unchanged(NamedTuple):
+    """The newest epochs with the same routes and stable model, newest first, and the position the first began at."""
+
+    epochs: list[int]
+    position: int
 
 
 class RolledBack(NamedTuple):
@@ -262,10 +271,12 @@ def roll_back(
     actor: str,
     reason: str = "",
     incident_id: int | None = None,
+    considered: Sequence[Mapping[str, Any]] = (),
 ) -> RolledBack:
     """Revoke every epoch that routes to `bad_model` and put `routing` in force, in one entry.
 
-    Raises Refused when the bad model is not live or `routing` still uses it.
+    `considered` says in the entry what else could have been put in force, and why it was not. Raises Refused when the
+    bad model is not live or `routing` still uses it.
     """
     with log.writing(conn) as writer:
         _check_routing(writer, routing)
@@ -273,11 +284,40 @@ def roll_back(
             raise errors.Refused(
                 f"expected a routing without model {bad_model}, got {canonical.canonical_json(routing)}"
             )
-        rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
-        holding = [e for e, text, revoked in rows if revoked is None and bad_model in models_of(json.loads(text))]
-        _require_live(rows[-1][0], json.loads(rows[-1][1]), bad_model)
-        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        epoch, current, holding = _holding(writer, bad_model)
+        _require_live(epoch, current, bad_model)
+        extra: dict[str, Any] = {"bad_model": bad_model, "incident_id": incident_id}
+        extra |= {"considered": [dict(one) for one in considered]} if considered else {}
         return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
+
+
+def fence(
+    conn: database.Connection, bad_model: int, actor: str, reason: str = "", incident_id: int | None = None
+) -> RolledBack:
+    """Revoke every epoch of a model that was replaced meanwhile; what is in force stays so, under a new epoch.
+
+    Its batches in flight are refused from then on; those of the deployment in force pass. The model leaves the shadow.
+    Raises Refused when it is live, or no epoch of it is left to revoke.
+    """
+    with log.writing(conn) as writer:
+        epoch, current, holding = _holding(writer, bad_model)
+        if bad_model in models_of(current):
+            raise errors.Refused(f"model {bad_model} is live in epoch {epoch}: expected one that was replaced")
+        if not holding:
+            _require_live(epoch, current, bad_model)
+        shadow = current.get("shadow")
+        kept = with_candidates(current, candidates_without(current, bad_model))
+        if shadow and int(shadow["model"]) == bad_model:
+            kept |= {"shadow": None}
+        extra = {"bad_model": bad_model, "incident_id": incident_id}
+        return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
+
+
+def _holding(writer: log.Writer, model: int) -> tuple[int, Routing, list[int]]:
+    """The epoch and routing in force, and the epochs that hold a model and were not revoked."""
+    rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
+    holding = [e for e, text, revoked in rows if revoked is None and model in models_of(json.loads(text))]
+    return rows[-1][0], json.loads(rows[-1][1]), holding
 
 
 def _put_in_force(
@@ -296,8 +336,12 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
     routes = routing.get("routes")
     if not isinstance(routes, list) or not routes:
         raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
-    shadow = [routing["shadow"]] if routing.get("shadow") else []
-    for route in [*routes, *shadow]:
+    if not isinstance(routing.get("candidates", []), list):
+        raise errors.InvalidInput(f"routing: expected a list of candidates, got {routing['candidates']!r}")
+    beside = in_shadow(routing)
+    if any(route in beside[:i] for i, route in enumerate(beside)):
+        raise errors.InvalidInput(f"routing: expected each model and calibration in shadow once, got {beside!r}")
+    for route in [*routes, *beside]:
         if not isinstance(route, dict) or not {"model", "calibration"} <= route.keys():
             raise errors.InvalidInput(f"routing: expected model and calibration in each route, got {route!r}")
         known = writer.execute(
@@ -313,6 +357,11 @@ def models_of(routing: Routing) -> set[int]:
     return {int(route["model"]) for route in routing["routes"]}
 
 
+def in_shadow(routing: Routing) -> list[dict[str, Any]]:
+    """Model and calibration of whatever runs in shadow: the stable model first, where there is one, then candidates."""
+    return [*([routing["shadow"]] if routing.get("shadow") else []), *routing.get("candidates", [])]
+
+
 def candidates_without(routing: Routing, model_version: int) -> list[dict[str, Any]]:
     """The candidates of a routing table but for one model."""
     return [route for route in routing.get("candidates", []) if route["model"] != model_version]
@@ -322,11 +371,6 @@ def with_candidates(routing: Routing, candidates: list[dict[str, Any]]) -> Routi
     """A routing table with these candidates in place of its own; without any it does not mention them."""
     others = {name: value for name, value in routing.items() if name != "candidates"}
     return {**others, "candidates": candidates} if candidates else others
-
-
-def require_live(deployment: Deployment, model_version: int) -> None:
-    """Raise Refused unless a deployment decides with a model."""
-    _require_live(deployment.epoch, deployment.routing, model_version)
 
 
 def _require_live(epoch: int, routing: Routing, model_version: int) -> None:
@@ -341,6 +385,14 @@ def current(conn: database.Connection) -> Deployment:
     if row is None:
         raise errors.InvariantBroken("no deployment: expected at least epoch 0")
     return Deployment(row[0], json.loads(row[1]), row[2], row[3])
+
+
+def unchanged(conn: database.Connection) -> Unchanged:
+    """Since when the same routes and the same stable model are in force, whatever candidates came and went."""
+    rows = conn.execute(SELECT_NEWEST_FIRST).fetchall()
+    routing = with_candidates(json.loads(rows[0][1]), [])
+    alike = list(takewhile(lambda row: with_candidates(json.loads(row[1]), []) == routing, rows))
+    return Unchanged([epoch for epoch, _, _ in alike], alike[-1][2])
 
 
 def model_positions(conn: database.Connection, model_version: int) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ SELECT_ENTRIES = """
     FROM log WHERE position > %(after)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
     ORDER BY position LIMIT %(limit)s"""
 SELECT_HEAD = "SELECT position, chain_hash, recorded_at FROM log ORDER BY position DESC LIMIT 1"
+SELECT_RECORDED = "SELECT recorded_at FROM log WHERE position = %s"
 RECORD_ENTRY = "SELECT position, recorded_at, chain_hash FROM record_entry(%s, %s, %s, %s, %s)"
 
 NO_LIMIT = (1 << 63) - 1
@@ -137,6 +138,16 @@ def head(conn: database.Connection) -> Head:
     if row is None:
         raise errors.InvariantBroken("the log is empty: expected at least its ledger_created entry")
     return Head(*row)
+
+
+def position_at(conn: database.Connection, moment: datetime) -> int:
+    """The newest position recorded at or before a moment, in a few look-ups; 0 where there is none."""
+    lo, hi = 0, head(conn).position
+    while lo < hi:
+        middle = (lo + hi + 1) // 2
+        row = conn.execute(SELECT_RECORDED, (middle,)).fetchone()
+        lo, hi = (middle, hi) if row and row[0] <= moment else (lo, middle - 1)
+    return lo
 
 
 def read(

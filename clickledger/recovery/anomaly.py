@@ -1,6 +1,7 @@
 """One look at the deployment in force: is it anomalous beside its shadow?
 
-A function of the ledger alone: two detectors that look at the same log see the same thing.
+A function of the ledger alone: two detectors that look at the same log see the same thing. A candidate that enters or
+leaves the shadow begins an epoch, but neither ends the evidence about the live model nor hides an open incident.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 from clickledger.ledger import database, deployments
 from clickledger.recovery import detection, incidents, signals
 from clickledger.recovery.incidents import Incident
+from clickledger.recovery.signals import Series
+from clickledger.recovery.ticks import Rules
 
 TICKS_OF_EVIDENCE = 120  # the newest ones of each course that go into the entry
 
@@ -25,61 +28,44 @@ class Found:
     evidence: dict[str, Any]
 
 
-def look(conn: database.Connection, *, tick_seconds: float, purchase_age_seconds: float) -> Found | None:
+def look(conn: database.Connection, rules: Rules) -> Found | None:
     """Judge the deployment in force; None without a shadow, with an open incident, or when all is well."""
-    deployment = deployments.current(conn)
-    if not deployment.routing.get("shadow"):
-        return None
-    known = incidents.listed(conn, deployment.epoch)
-    if any(incident.status.open for incident in known):
-        return None
-    signals.fold_known_customers(conn)
+    deployment, since = deployments.current(conn), deployments.unchanged(conn)
+    known = [incident for incident in incidents.listed(conn) if incident.deployment_epoch in since.epochs]
     # What led to an incident that somebody set aside is no evidence for another.
-    after = max([deployment.position, *(incident.updated_position for incident in known)])
-    found = signals.window(conn, after)
-    if found is None:
+    after = max([since.position, *(incident.updated_position for incident in known)])
+    by_model = signals.look(conn, since.epochs, after, rules)  # in any case: baselines need every tick
+    if not (stable := deployment.routing.get("shadow")) or any(incident.status.open for incident in known):
         return None
-    by_model = signals.disagreements(
-        conn,
-        *found,
-        epoch=deployment.epoch,
-        tick_seconds=tick_seconds,
-        purchase_age_ms=round(purchase_age_seconds * 1000),
-    )
     for model_version, series in sorted(by_model.items()):
-        if alarm := detection.judge(series.known, series.everyone):
-            evidence = _evidence(deployment, found, tick_seconds, purchase_age_seconds, alarm)
+        if alarm := detection.judge(series.known, series.everyone, series.hot):
+            evidence = _evidence(stable, since.position, series, rules, alarm)
             return Found(deployment.epoch, model_version, alarm, evidence)
     return None
 
 
-def detect(
-    conn: database.Connection, *, tick_seconds: float, purchase_age_seconds: float, actor: str
-) -> Incident | None:
+def detect(conn: database.Connection, rules: Rules, actor: str) -> Incident | None:
     """Look, and raise an incident for what is found; the incident, None when nothing was raised."""
-    found = look(conn, tick_seconds=tick_seconds, purchase_age_seconds=purchase_age_seconds)
+    found = look(conn, rules)
     if found is None:
         return None
     return incidents.raise_incident(conn, found.deployment_epoch, found.model_version, found.evidence, actor)
 
 
 def _evidence(
-    deployment: deployments.Deployment,
-    window: tuple[int, int],
-    tick_seconds: float,
-    purchase_age_seconds: float,
-    alarm: detection.Alarm,
+    stable: dict[str, Any], onset: int, series: Series, rules: Rules, alarm: detection.Alarm
 ) -> dict[str, Any]:
     telling = [r for r in alarm.readings if r.slice in {alarm.scope, alarm.slice}]
     return {
-        "onset": deployment.position,  # of a bad deployment it is known, not estimated
-        "shadow": deployment.routing["shadow"],
+        "onset": onset,  # of a bad deployment it is known, not estimated
+        "affected": [onset, series.last_position + 1],  # so far: the model decides on until it is fenced
+        "shadow": stable,
         "scope": alarm.scope,
         "slice": alarm.slice,
         "signals": alarm.signals,
-        "window": list(window),
-        "tick_seconds": tick_seconds,
-        "purchase_age_seconds": purchase_age_seconds,
+        "window": [series.first_position, series.last_position + 1],
+        "tick_seconds": rules.tick_seconds,
+        "purchase_age_seconds": rules.purchase_age_seconds,
         "readings": [_reading(reading) for reading in telling],
     }
 

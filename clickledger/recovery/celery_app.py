@@ -19,8 +19,11 @@ from clickledger import settings
 from clickledger.errors import InvalidSetting
 
 QUEUE = "cl:recovery"
+TRAINING_QUEUE = "cl:training"  # a worker of its own: training takes minutes, and detection is not to wait for it
 SWEEP_SECONDS = 2.0
+PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
+TRAINING_SECONDS = 60.0  # a run that is due begins, and one that was cut short goes on, within this
 WAKE_EXPIRES_SECONDS = 10.0
 
 
@@ -33,7 +36,8 @@ def configuration() -> dict[str, Any]:
         "broker_url": settings.broker_url(chosen.redis_url),
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
-            # No task is nearly as long. Nobody waits for a lost message to come back: the next sweep wakes again.
+            # A training may take longer; whoever gets its message again finds it at work and leaves. Nobody waits for
+            # a lost message to come back: the next sweep wakes again.
             "visibility_timeout": 3600,
             "unacked_key": f"{QUEUE}:unacked",
             "unacked_index_key": f"{QUEUE}:unacked_index",
@@ -42,6 +46,7 @@ def configuration() -> dict[str, Any]:
         "result_backend": None,
         "task_ignore_result": True,
         "task_default_queue": QUEUE,
+        "task_routes": {"clickledger.daily_training": {"queue": TRAINING_QUEUE}},
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": True,
@@ -58,9 +63,11 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
     """What beat sends, and how often."""
     every = {
         "detect": chosen.detect_interval_seconds,
+        "page": PAGE_SECONDS,
         "sweep": SWEEP_SECONDS,
         "partitions_ahead": PARTITIONS_SECONDS,
         "sign_checkpoint": chosen.checkpoint_interval_seconds,
+        **({} if chosen.daily_training_at is None else {"daily_training": TRAINING_SECONDS}),
     }
     return {
         name: {"task": f"clickledger.{name}", "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}

@@ -15,7 +15,9 @@ means the same at every rate of traffic and length of tick.
 - `overall`  all users: a better model differs here too, so it only supports `known`;
 - `flood`    all users, far beyond any difference between two sound models: enough alone, for traffic without purchases;
 - `mirror`   the reverse of `flood`: users whom the live model bills and the shadow would have withheld. A model that
-             lets robots pass does not show in the signals above.
+             lets robots pass does not show in the signals above;
+- `hot`      the reverse over users in hot sessions, who are robots for the most part: what `mirror` sees when a quarter
+             of all users is let pass, this sees when a quarter of the robots is.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 ALL = "*"  # every slice together
+KNOWN, EVERYONE, HOT = "known", "everyone", "hot"
 THETA_MAX = 4.0  # one disagreement is never worth more than this
 PRIOR_RELEASED = 1.0  # added to the count: a short series must not look free of noise
 
@@ -43,7 +46,7 @@ class Signal:
     """What one signal looks at and tolerates; shares of users."""
 
     name: str
-    known_only: bool
+    of: str  # which users: KNOWN, EVERYONE or HOT
     tolerated: float  # a net difference between sound models
     allowance: float  # taken off at every tick; detection is tuned to twice this and more
     alone: float  # evidence that raises without another signal
@@ -52,10 +55,11 @@ class Signal:
 
 
 SIGNALS = (
-    Signal("known", known_only=True, tolerated=0.001, allowance=0.004, alone=18.0, together=10.0),
-    Signal("overall", known_only=False, tolerated=0.01, allowance=0.02, alone=math.inf, together=10.0),
-    Signal("flood", known_only=False, tolerated=0.15, allowance=0.25, alone=24.0),
-    Signal("mirror", known_only=False, tolerated=0.03, allowance=0.06, alone=24.0, mirrored=True),
+    Signal("known", KNOWN, tolerated=0.001, allowance=0.004, alone=18.0, together=10.0),
+    Signal("overall", EVERYONE, tolerated=0.01, allowance=0.02, alone=math.inf, together=10.0),
+    Signal("flood", EVERYONE, tolerated=0.15, allowance=0.25, alone=24.0),
+    Signal("mirror", EVERYONE, tolerated=0.03, allowance=0.06, alone=24.0, mirrored=True),
+    Signal("hot", HOT, tolerated=0.10, allowance=0.20, alone=24.0, mirrored=True),
 )
 SLICE_SURCHARGE = 4.0  # more series, more chances: about the logarithm of how many slices there are
 
@@ -91,15 +95,18 @@ class Alarm:
     readings: list[Reading]
 
 
-def judge(known: Mapping[str, Sequence[Tick]], everyone: Mapping[str, Sequence[Tick]]) -> Alarm | None:
+def judge(
+    known: Mapping[str, Sequence[Tick]],
+    everyone: Mapping[str, Sequence[Tick]],
+    hot: Mapping[str, Sequence[Tick]] | None = None,
+) -> Alarm | None:
     """Read every signal over every slice and over all of them; the alarm, if any.
 
-    Both map a slice to its ticks, in order and as many in each.
+    Each maps a slice to its ticks, in order and as many in each.
     """
+    series = {KNOWN: known, EVERYONE: everyone, HOT: hot or {}}
     readings = [
-        read(signal, slice_, ticks)
-        for signal in SIGNALS
-        for slice_, ticks in _with_all(known if signal.known_only else everyone).items()
+        read(signal, slice_, ticks) for signal in SIGNALS for slice_, ticks in _with_all(series[signal.of]).items()
     ]
     slices = sorted({r.slice for r in readings} - {ALL})
     for scope in [ALL, *sorted(slices, key=lambda name: -_most([r for r in readings if r.slice == name]).evidence)]:

@@ -3,7 +3,9 @@
 Invariants:
 - every step is an entry of the log and the row that caches it, in one transaction;
 - a deployment epoch has one open incident at most;
-- an incident moves along `Status.following` only.
+- an incident moves along `Status.following` only; notes and acknowledgements move nothing.
+
+Several may be open at once, of different epochs: each is rolled back, replayed and published by itself.
 """
 
 from __future__ import annotations
@@ -14,8 +16,13 @@ from enum import Enum
 from typing import Any
 
 from clickledger import errors
-from clickledger.ledger import database, log
+from clickledger.ledger import database, deployments, log
 
+RAISED, MOVED, NOTED, ACKNOWLEDGED = "anomaly_raised", "incident_moved", "incident_noted", "incident_acknowledged"
+PROPOSED = "rollback_proposed"
+BY_HAND = "by hand"
+OWN = (MOVED, NOTED, ACKNOWLEDGED, PROPOSED, "rollback_declared", "replay_planned")  # they name their incident
+OF_RUNS = ("replay_staged", "replay_compared", "replay_published", "replay_reverted", "replay_abandoned")
 SELECT_INCIDENT = """
     SELECT incident_id, status, deployment_epoch, model_version, run_id, updated_position
     FROM incidents WHERE incident_id = %s"""
@@ -78,16 +85,43 @@ class Incident:
 
 
 def raise_incident(
-    conn: database.Connection, deployment_epoch: int, model_version: int, evidence: Mapping[str, Any], actor: str
+    conn: database.Connection,
+    deployment_epoch: int,
+    model_version: int,
+    evidence: Mapping[str, Any],
+    actor: str,
+    reason: str = "",
 ) -> Incident | None:
     """Raise an incident for an epoch with its evidence; None when the epoch has an open one already."""
     with log.writing(conn) as writer:
         if any(Status(row[0]).open for row in writer.execute(SELECT_STATUSES, (deployment_epoch,))):
             return None
         payload = {"deployment_epoch": deployment_epoch, "model_version": model_version, **evidence}
-        raised = writer.record("anomaly_raised", payload, actor).position
+        raised = writer.record("anomaly_raised", payload, actor, reason).position
         writer.execute(INSERT_INCIDENT, (raised, Status.RAISED.value, deployment_epoch, model_version, raised))
     return get(conn, raised)
+
+
+def raise_by_hand(conn: database.Connection, model_version: int | None, actor: str, reason: str) -> Incident:
+    """Raise an incident of a model of the deployment in force, on somebody's word.
+
+    Raises Refused when the model is not live, none is named of several, or the epoch has an open incident.
+    """
+    deployment = deployments.current(conn)
+    live = deployments.models_of(deployment.routing)
+    if (model_version is None and len(live) != 1) or (model_version is not None and model_version not in live):
+        named = "none" if model_version is None else str(model_version)
+        raise errors.Refused(f"model: expected one of {sorted(live)}, live in epoch {deployment.epoch}, got {named}")
+    model = min(live) if model_version is None else model_version
+    evidence = {
+        "onset": deployment.position,
+        "signals": [BY_HAND],
+        "affected": [deployment.position, log.head(conn).position + 1],
+    }
+    raised = raise_incident(conn, deployment.epoch, model, evidence, actor, reason)
+    if raised is None:
+        raise errors.Refused(f"epoch {deployment.epoch} has an open incident: clickledger incident list")
+    return raised
 
 
 def move(
@@ -134,11 +168,45 @@ def unsettled(conn: database.Connection) -> list[Incident]:
     return [_incident(row) for row in conn.execute(SELECT_UNSETTLED, (OPEN, Status.PUBLISHED.value))]
 
 
+def note(conn: database.Connection, incident_id: int, text: str, actor: str) -> log.Entry:
+    """Write something down with an incident; it moves nothing. Raises NotFound, InvalidInput for an empty note."""
+    if not text.strip():
+        raise errors.InvalidInput("note: expected a text, got an empty one")
+    get(conn, incident_id)
+    return log.record(conn, "incident_noted", {"incident_id": incident_id}, actor, text)
+
+
+def acknowledge(conn: database.Connection, incident_id: int, actor: str, reason: str = "") -> log.Entry:
+    """Say that somebody is at an open incident; whoever does so later has it. Raises NotFound, Refused."""
+    incident = get(conn, incident_id)
+    if not incident.status.open:
+        raise errors.Refused(f"incident {incident_id} is {incident.status.value}: nothing is left to take on")
+    return log.record(conn, "incident_acknowledged", {"incident_id": incident_id}, actor, reason)
+
+
+def holders(conn: database.Connection) -> dict[int, str]:
+    """Who is at each incident that somebody acknowledged."""
+    return {entry.payload["incident_id"]: entry.actor for entry in log.read(conn, kinds=[ACKNOWLEDGED])}
+
+
 def history(conn: database.Connection, incident_id: int) -> list[log.Entry]:
     """The incident's entries in order: its evidence first, then every step."""
+    return [entry for entry in timeline(conn, incident_id) if entry.kind in {RAISED, MOVED}]
+
+
+def timeline(conn: database.Connection, incident_id: int) -> list[log.Entry]:
+    """Everything that happened about an incident, in order: its own entries, its rollback, those of its runs."""
     raised = log.entry(conn, incident_id)
-    moves = log.read(conn, after=incident_id, kinds=["incident_moved"])
-    return [raised, *(entry for entry in moves if entry.payload["incident_id"] == incident_id)]
+    runs: set[int] = set()
+    told = [raised]
+    for entry in log.read(conn, after=incident_id, kinds=[*OWN, *OF_RUNS]):
+        payload = entry.payload
+        if payload.get("incident_id") == incident_id:
+            told.append(entry)
+            runs |= {entry.position} if entry.kind == "replay_planned" else set()
+        elif payload.get("run_id") in runs:
+            told.append(entry)
+    return told
 
 
 def _incident(row: tuple[Any, ...]) -> Incident:

@@ -1,64 +1,114 @@
 """Going back to the last stable model: which one that is, and the one entry that does it.
 
 The last stable model is the deployment's shadow, which was watched all along; where there is none that can be used, the
-newest earlier deployment that does not hold the bad model. A model can be used when it loads and reads the snapshots
-that are recorded now.
+newest earlier deployment that does not hold the bad model and was not rolled back itself. A model can be used when it
+loads and reads the snapshots that are recorded now. What was considered, and why it was not taken, is in the entry.
+
+A bad model that was replaced meanwhile is fenced all the same: its batches may still be in flight.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import database, deployments
+from clickledger.ledger import database, deployments, log
 from clickledger.ledger.deployments import RolledBack, Routing
 from clickledger.recovery import incidents
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.scoring import decide
 from clickledger.scoring import model as models_
 
-SELECT_EARLIER = """
-    SELECT epoch, routing FROM deployments
-    WHERE epoch < %s AND revoked_position IS NULL ORDER BY epoch DESC"""
+SELECT_OTHERS = "SELECT epoch, routing, revoked_position FROM deployments WHERE epoch < %s ORDER BY epoch DESC"
 SELECT_REVOKED = "SELECT revoked_position FROM deployments WHERE epoch = %s"
+TAKEN = "taken"
+
+
+class Candidate(NamedTuple):
+    """What could be put in force, where it was found, and whether it was taken or why not."""
+
+    found: str
+    model_version: int
+    calibration_version: int
+    why: str
 
 
 class Stable(NamedTuple):
-    """What to go back to, and where it was found."""
+    """What to go back to, where it was found, and everything that was considered, in order."""
 
     routing: Routing
     model_version: int
     calibration_version: int
     found: str
+    considered: list[Candidate]
 
 
 def choose(conn: database.Connection, bad_model: int) -> Stable:
-    """The last stable model beside a bad one. Raises Refused when there is none that can be used."""
+    """The last stable model beside a bad one. Raises Refused, saying what was tried, when none can be used."""
     current = deployments.current(conn)
-    shadow = current.routing.get("shadow")
-    if shadow and int(shadow["model"]) != bad_model and not (fault := _fault(conn, shadow)):
-        routing = {**current.routing, "routes": [{"slice": decide.ANY_SLICE, "share": 1.0, **shadow}], "shadow": None}
-        return Stable(routing, int(shadow["model"]), int(shadow["calibration"]), f"shadow of epoch {current.epoch}")
-    faults = [f"shadow: {fault}"] if shadow and int(shadow["model"]) != bad_model else []
-    for epoch, text in conn.execute(SELECT_EARLIER, (current.epoch,)).fetchall():
-        routing = json.loads(text)
-        if not routing["routes"] or bad_model in deployments.models_of(routing):
-            continue
-        unusable = [fault for route in routing["routes"] if (fault := _fault(conn, route))]
-        if not unusable:
-            return _of_deployment(epoch, routing, bad_model)
-        faults.append(f"epoch {epoch}: {unusable[0]}")
-    tried = "; ".join(faults) or "no shadow and no earlier deployment without it"
+    considered: list[Candidate] = []
+    for found, routing, fault in _options(conn, current, bad_model):
+        model, calibration = main_route(routing)
+        why = fault or _fault_of(conn, routing)
+        considered.append(Candidate(found, model, calibration, why or TAKEN))
+        if why is None:
+            # Candidates in shadow are those of now: the old ones were judged long ago.
+            beside = deployments.candidates_without(current.routing, bad_model)
+            return Stable(deployments.with_candidates(routing, beside), model, calibration, found, considered)
+    tried = "; ".join(f"{one.found}: {one.why}" for one in considered) or "no shadow and no earlier deployment"
     raise errors.Refused(f"no stable model to go back to from model {bad_model} ({tried}): deploy one")
+
+
+def _options(
+    conn: database.Connection, current: deployments.Deployment, bad_model: int
+) -> Iterator[tuple[str, Routing, str | None]]:
+    """The shadow, then the earlier deployments from the newest on: name, routing, and what speaks against it."""
+    if shadow := current.routing.get("shadow"):
+        routing = {**current.routing, "routes": [{"slice": decide.ANY_SLICE, "share": 1.0, **shadow}], "shadow": None}
+        yield f"shadow of epoch {current.epoch}", routing, _holds(routing, bad_model)
+    for epoch, text, revoked in conn.execute(SELECT_OTHERS, (current.epoch,)).fetchall():
+        routing = json.loads(text)
+        if not routing["routes"]:
+            continue
+        shadow = routing.get("shadow")
+        kept = shadow if shadow and int(shadow["model"]) != bad_model else None
+        fault = _holds(routing, bad_model) or (f"rolled back at position {revoked}" if revoked else None)
+        yield f"deployment epoch {epoch}", {**routing, "shadow": kept}, fault
+
+
+def _holds(routing: Routing, bad_model: int) -> str | None:
+    return f"decides with model {bad_model} itself" if bad_model in deployments.models_of(routing) else None
+
+
+def _fault_of(conn: database.Connection, routing: Routing) -> str | None:
+    return next((fault for route in routing["routes"] if (fault := _fault(conn, route))), None)
 
 
 def roll_back(
     conn: database.Connection, bad_model: int, actor: str, reason: str = "", incident_id: int | None = None
 ) -> RolledBack:
-    """Fence a bad model and put the last stable one in force. Raises Refused when it is not live or none is stable."""
-    deployments.require_live(deployments.current(conn), bad_model)  # or choosing would be said to have failed
-    return deployments.roll_back(conn, bad_model, choose(conn, bad_model).routing, actor, reason, incident_id)
+    """Fence a bad model; where it is live, put the last stable one in force, else what replaced it stays.
+
+    Raises Refused when no epoch of it is left to fence, or it is live and no other model is stable.
+    """
+    for attempt in (1, 2):
+        try:
+            if bad_model not in deployments.models_of(deployments.current(conn).routing):
+                return deployments.fence(conn, bad_model, actor, reason, incident_id)
+            stable = choose(conn, bad_model)
+            considered = [one._asdict() for one in stable.considered]
+            return deployments.roll_back(conn, bad_model, stable.routing, actor, reason, incident_id, considered)
+        except errors.Refused:  # somebody may have deployed or replaced it between the two
+            if attempt == 2:
+                raise
+    raise errors.InvariantBroken("expected a rollback or its refusal")
+
+
+def considered(conn: database.Connection, done: RolledBack) -> list[dict[str, Any]]:
+    """What a rollback considered, as its entry says it: none where the model had been replaced already."""
+    return list(log.entry(conn, done.position).payload.get("considered", []))
 
 
 def roll_back_incident(
@@ -90,12 +140,6 @@ def main_route(routing: Routing) -> tuple[int, int]:
     fallback = [route for route in routing["routes"] if route["slice"] == decide.ANY_SLICE]
     route = max(fallback or routing["routes"], key=lambda r: float(r["share"]))
     return int(route["model"]), int(route["calibration"])
-
-
-def _of_deployment(epoch: int, routing: Routing, bad_model: int) -> Stable:
-    shadow = routing.get("shadow")
-    kept = shadow if shadow and int(shadow["model"]) != bad_model else None
-    return Stable({**routing, "shadow": kept}, *main_route(routing), f"deployment epoch {epoch}")
 
 
 def _fault(conn: database.Connection, route: dict[str, Any]) -> str | None:

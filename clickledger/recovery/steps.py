@@ -2,10 +2,11 @@
 
 Every step reads where the ledger stands and is safe to repeat: a crash between two steps is mended by the next call.
 
-    raised       -> roll back                      policy `auto`; `propose` and `observe` wait for somebody
+    raised       -> roll back                      policy `auto`; `propose` prepares it and says how, `observe` waits
     rolled_back  -> start the replay               `auto_replay`, the first time; again only by hand
     replaying    -> (workers) stage, compare       always: it changes nothing that is in force
-    compared     -> published                      never by itself; follows a publication made by hand
+    compared     -> published                      up to `auto_publish_gross_micros` of gross money, 0 by default;
+                                                   else by hand, and the incident follows
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, runs
-from clickledger.recovery import incidents, progress, publishing, replay, rollback
+from clickledger.recovery import incidents, progress, proposing, publishing, replay, rollback
 from clickledger.recovery.incidents import Incident, Status
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Policy:
 
     rollback: Literal["observe", "propose", "auto"] = "auto"
     auto_replay: bool = True
+    auto_publish_gross_micros: int = 0  # the sum of absolute amounts of one publication, under policy `auto`
+    workers: int = 1  # what a proposal reckons with
 
 
 @contextmanager
@@ -71,6 +74,24 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
         replay.start(conn, replay.for_incident(conn, number), actor, f"incident {number}")
         return
     publishing.follow_run(conn, incident, actor)
+    if incident.status is Status.RAISED and policy.rollback == "propose":
+        proposing.propose(conn, incident, policy.workers, actor)
+    if (incident := incidents.get(conn, number)).status is Status.COMPARED and incident.run_id is not None:
+        _publish_if_small(conn, incident.run_id, policy, actor)
+
+
+def _publish_if_small(conn: database.Connection, run_id: int, policy: Policy, actor: str) -> None:
+    """Publish a compared run whose gross money is within the cap, unless somebody reverted it before."""
+    compared = comparison.latest(conn, run_id)
+    gross, cap = int(compared.summary["gross_micros"]), policy.auto_publish_gross_micros
+    reverted = progress.of_run(conn, run_id).reverted_position is not None
+    if policy.rollback != "auto" or not cap or gross > cap or reverted:
+        return
+    try:
+        reason = f"gross {gross} micros, policy publishes up to {cap}"
+        publishing.publish(conn, run_id, compared.digest, actor, reason)
+    except errors.StalePlan:
+        publishing.compare(conn, run_id, actor)  # the next call looks at that
 
 
 def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy) -> bool:

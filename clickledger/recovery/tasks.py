@@ -13,12 +13,14 @@ from clickledger import settings
 from clickledger.errors import ClickledgerError, InvalidSetting
 from clickledger.ledger import checkpoint_key_file, checkpoints, database, partitions
 from clickledger.ledger.rights import Role
-from clickledger.recovery import anomaly, chunks, progress, steps, working
+from clickledger.recovery import anomaly, chunks, pages, progress, steps, ticks, working
+from clickledger.recovery import daily_training as daily_training_
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
 
 logger = logging.getLogger(__name__)
 
 ACTOR = "recovery"
+DAILY = "daily"
 WORK_SECONDS = 2.0  # then the task ends and sends for another: detection and sweeping get their turn
 
 
@@ -29,16 +31,19 @@ def detect() -> None:
     with _connection(chosen) as conn, steps.alone(conn, "detect") as mine:
         if not mine:
             return
-        raised = anomaly.detect(
-            conn,
-            tick_seconds=chosen.detect_interval_seconds,
-            purchase_age_seconds=chosen.known_customer_purchase_age_hours * 3600,
-            actor=ACTOR,
-        )
+        raised = anomaly.detect(conn, _rules(chosen), ACTOR)
         if raised is not None:
             logger.warning("incident %d: model %d is anomalous", raised.incident_id, raised.model_version)
             steps.advance(conn, _policy(chosen), ACTOR)
             _wake_for_all(conn, chosen)
+
+
+@task
+def page() -> None:
+    """Compare rates with those of earlier weeks; what stands out is an entry of the log, and nothing acts on it."""
+    with _connection(settings.load()) as conn, steps.alone(conn, "page") as mine:
+        for reading in pages.page(conn, ACTOR) if mine else []:
+            logger.warning("page: %s of slice %s is %s, evidence %.0f", *reading.key, reading.evidence)
 
 
 @task
@@ -82,6 +87,7 @@ def partitions_ahead() -> None:
         if not mine:
             return
         partitions.ensure_ahead(conn)
+        ticks.forget_old(conn)
         if frozen := partitions.freeze_closed(conn):
             logger.info("froze %d partitions, %s to %s", len(frozen), frozen[-1], frozen[0])
         for warning in partitions.watch(conn).warnings:
@@ -102,6 +108,22 @@ def sign_checkpoint() -> None:
         logger.error("no checkpoint was signed: %s", error)
 
 
+@task
+def daily_training() -> None:
+    """Do the daily run that is due, or go on with one that was cut short; what it is refused for is said."""
+    chosen = settings.load()
+    if chosen.daily_training_at is None:
+        return
+    with _connection(chosen) as conn:
+        try:
+            done = daily_training_.wake(conn, chosen.daily_training_at, actor=DAILY)
+        except ClickledgerError as error:
+            logger.error("the daily run ended: %s", error)
+        else:
+            if done is not None and done.result is not None:
+                logger.info("daily run of %s: model %s, %s", done.day, done.model_version, done.result["outcome"])
+
+
 def wake(wanted: Any, run_id: int) -> None:
     """Send for a worker. The message expires: when all are busy, the next sweep sends again."""
     wanted.apply_async((run_id,), expires=WAKE_EXPIRES_SECONDS)
@@ -116,8 +138,14 @@ def _wake_for_all(conn: database.Connection, chosen: settings.Settings) -> None:
                 wake(replay_chunks, run.run_id)
 
 
+def _rules(chosen: settings.Settings) -> ticks.Rules:
+    return ticks.Rules(chosen.detect_interval_seconds, chosen.known_customer_purchase_age_hours * 3600)
+
+
 def _policy(chosen: settings.Settings) -> steps.Policy:
-    return steps.Policy(rollback=chosen.rollback_policy, auto_replay=chosen.auto_replay)
+    return steps.Policy(
+        chosen.rollback_policy, chosen.auto_replay, chosen.auto_publish_gross_micros, chosen.replay_workers
+    )
 
 
 @contextmanager

@@ -7,7 +7,10 @@ Invariants:
 
 Restart protocol, when the server lost its memory or its tail: read `state`, put a new epoch in force with `open_epoch`
 at the kept seq, `restore` the logged clicks after it in the order of their seq, then `open_epoch` again with the same
-epoch and a seq above any number ever issued.
+epoch and a seq above any number ever issued. `counter_epochs` follows it.
+
+There is room for two sets of counters, each under a prefix of its own: one counts, the other may be rebuilt beside it.
+The library's name has the feature schema in it, so that two releases can count beside each other, each in its own set.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from clickledger.scoring.click import Click
 REASONS = ("", "late", "future", "kept")  # by their code in a row
 _RECORD_TTL_MS = 30 * feature_spec.HOUR_MS
 _RECORD_TTL_LAG_MS_MAX = 7 * 24 * feature_spec.HOUR_MS
-_LIBRARY = "clickledger"
-_STATE_KEY = "cl:state"
+PREFIXES = ("cl:", "cl:b:")  # of the two sets of counters
+_RECORDS = ("state", "seen:*", "u:*", "i:*")  # keys of a set, after its prefix
 _ROW_DTYPE = np.dtype([("features", "<i4", (len(feature_spec.FEATURES),)), ("seq", "<f8"), ("reason", "u1")])
 _NO_ANSWER = (
     exceptions.ConnectionError,
@@ -44,11 +47,12 @@ _OUT_OF_SERVICE = ("BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN")  # codes that 
 
 @dataclass(frozen=True)
 class CounterState:
-    """What the server keeps: the epoch in force, the last seq given and the counting clock `t_c`."""
+    """What a set keeps: the epoch in force, the last seq given, the counting clock `t_c`, its feature schema."""
 
     counter_epoch: int
     seq: int
     clock_ms: int
+    schema: int
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,10 @@ class Counted:
 class FeatureCounter:
     """Counts under one counter epoch. `client` must answer bytes (`decode_responses=False`)."""
 
-    def __init__(self, client: redis.Redis, counter_epoch: int) -> None:
+    def __init__(self, client: redis.Redis, counter_epoch: int, prefix: str = PREFIXES[0]) -> None:
         self._client = client
         self._epoch = counter_epoch
+        self._prefix = prefix
 
     def load(self) -> None:
         """Load the function library, replacing an older one. Raises `Refused` when the server may evict keys."""
@@ -97,7 +102,7 @@ class FeatureCounter:
         return _joined([self._call("restore", chunk, numbers[i * step : (i + 1) * step]) for i, chunk in chunks])
 
     def _call(self, name: str, clicks: Sequence[Click], seqs: npt.NDArray[np.int64] | None) -> Counted:
-        reply = _call_function(self._client, name, self._epoch, feature_spec.encode_clicks(clicks, seqs))
+        reply = _call_function(self._client, self._prefix, name, self._epoch, feature_spec.encode_clicks(clicks, seqs))
         rows = np.frombuffer(cast(bytes, reply), dtype=_ROW_DTYPE)
         if len(rows) != len(clicks):
             raise InvariantBroken(f"expected {len(clicks)} counted rows, got {len(rows)}")
@@ -106,17 +111,25 @@ class FeatureCounter:
         )
 
 
-def state(client: redis.Redis) -> CounterState | None:
-    """What the server keeps, or None when no epoch was ever opened there, or its memory is gone."""
+def state(client: redis.Redis, prefix: str = PREFIXES[0]) -> CounterState | None:
+    """What a set keeps, or None when no epoch was ever opened there, or its memory is gone."""
     with _translated():
-        kept = cast(list[bytes | None], client.hmget(_STATE_KEY, ["epoch", "seq", "clock_ms"]))
-    epoch, seq, clock_ms = kept
-    if epoch is None or seq is None or clock_ms is None:
-        return None
-    return CounterState(int(epoch), int(seq), int(clock_ms))
+        kept = cast(list[bytes | None], client.hmget(f"{prefix}state", ["epoch", "seq", "clock_ms", "schema"]))
+    numbers = [int(value) for value in kept if value is not None]
+    return CounterState(*numbers) if len(numbers) == len(kept) else None
 
 
-def open_epoch(client: redis.Redis, counter_epoch: int, seq: int = 0, clock_ms: int = 0) -> CounterState:
+def forget(client: redis.Redis, prefix: str) -> None:
+    """Drop a whole set of counters."""
+    with _translated():
+        for pattern in _RECORDS:
+            for key in client.scan_iter(match=prefix + pattern, count=1000):
+                client.unlink(key)
+
+
+def open_epoch(
+    client: redis.Redis, counter_epoch: int, seq: int = 0, clock_ms: int = 0, prefix: str = PREFIXES[0]
+) -> CounterState:
     """Put `counter_epoch` in force; the next click gets a number above `seq` and above any the server has given.
 
     Opening the epoch in force again only raises seq and clock. Raises `LostCounters` when a later epoch is in force,
@@ -125,8 +138,8 @@ def open_epoch(client: redis.Redis, counter_epoch: int, seq: int = 0, clock_ms: 
     if counter_epoch < 1 or seq < 0 or clock_ms < 0:
         raise InvalidInput(f"expected an epoch from 1, seq and clock from 0, got {counter_epoch}, {seq}, {clock_ms}")
     load_library(client)
-    _call_function(client, "open_epoch", counter_epoch, seq, clock_ms)
-    opened = state(client)
+    _call_function(client, prefix, "open_epoch", counter_epoch, seq, clock_ms)
+    opened = state(client, prefix)
     if opened is None:
         raise LostCounters(f"expected counter epoch {counter_epoch} just opened, got none")
     return opened
@@ -147,13 +160,19 @@ def library_source() -> str:
     """The library as the server loads it: its name, the constants of the specification, both halves."""
     package = resources.files("clickledger.scoring")
     halves = [package.joinpath(name).read_text("utf-8") for name in ("features.lua", "feature_calls.lua")]
-    return "\n".join([f"#!lua name={_LIBRARY}", *_lua_constants(), *halves])
+    return "\n".join([f"#!lua name={library_name()}", *_lua_constants(), *halves])
+
+
+def library_name() -> str:
+    """The name of the library, and what the names of its functions begin with."""
+    return f"clickledger_{feature_spec.SCHEMA_VERSION}"
 
 
 def _lua_constants() -> Iterator[str]:
     for name, value in vars(feature_spec).items():
         if name.isupper() and not name.startswith("_") and isinstance(value, int):
             yield f"local {name} = {value}"
+    yield f"local LIBRARY = '{library_name()}'"
     for code, reason in enumerate(REASONS):
         yield f"local REASON_{reason.upper() or 'COUNTED'} = {code}"
     yield f"local RECORD_TTL_MS, RECORD_TTL_LAG_MS_MAX = {_RECORD_TTL_MS}, {_RECORD_TTL_LAG_MS_MAX}"
@@ -178,9 +197,9 @@ def _joined(parts: list[Counted]) -> Counted:
     )
 
 
-def _call_function(client: redis.Redis, name: str, *args: int | bytes) -> object:
+def _call_function(client: redis.Redis, prefix: str, name: str, *args: int | bytes) -> object:
     def call() -> object:
-        return client.fcall(f"{_LIBRARY}_{name}", 1, _STATE_KEY, *args)
+        return client.fcall(f"{library_name()}_{name}", 1, f"{prefix}state", *args)
 
     with _translated():
         try:

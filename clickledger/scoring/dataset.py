@@ -9,8 +9,8 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from clickledger.errors import InvalidInput, VerificationFailed
 from clickledger.ledger import database, log
-from clickledger.scoring import feature_spec, label_caps, labels
+from clickledger.scoring import feature_spec, label_caps, labels, warmth
 from clickledger.scoring.labels import LabelRules
 from clickledger.scoring.recipe import Recipe
 
@@ -30,7 +30,7 @@ FETCH_ROWS = 20_000
 
 # Counted clicks only: the others have no snapshot to learn from.
 SELECT_CLICKS = """
-    SELECT click_id, user_key, slice, features, ip_key, campaign_id FROM clicks
+    SELECT click_id, user_key, slice, features, ip_key, campaign_id, counter_epoch FROM clicks
     WHERE log_position > %(after)s AND log_position <= %(up_to)s AND feature_schema = %(schema)s AND seq > 0
     ORDER BY seq"""
 # An account's outcomes count wherever its click was, so the click is looked up before the training range, too. Not
@@ -123,6 +123,7 @@ class Assembled:
     ips: Sequence[bytes]
     campaigns: Sequence[str]
     capped: int  # human labels that a cap dropped
+    cold: int = 0  # clicks that were left out since their windows were not full
 
 
 def build(
@@ -151,12 +152,15 @@ def gather(conn: database.Connection, recipe: Recipe) -> Assembled:
         "cutoff_ms": recipe.label_cutoff_ms,
         "kinds": list(recipe.rules.outcome_kinds),
     }
-    clicks = [
-        ClickRow(c.bytes, u.bytes, s, bytes(f), ip.bytes, campaign)
-        for c, u, s, f, ip, campaign in _rows(conn, SELECT_CLICKS, bounds)
-    ]
+    found = warmth.read(conn, recipe.up_to_position) if recipe.rules.warm_only else None
+    clicks, cold = [], 0
+    for c, u, s, f, ip, campaign, epoch in _rows(conn, SELECT_CLICKS, bounds):
+        if found is not None and found.is_cold(epoch, _time_ms(c.bytes)):
+            cold += 1
+        else:
+            clicks.append(ClickRow(c.bytes, u.bytes, s, bytes(f), ip.bytes, campaign))
     outcomes = [OutcomeRow(c.bytes, u.bytes, at, v) for c, u, at, v in _rows(conn, SELECT_OUTCOMES, known)]
-    return assembled(
+    made = assembled(
         clicks,
         outcomes,
         rules=recipe.rules,
@@ -164,6 +168,7 @@ def gather(conn: database.Connection, recipe: Recipe) -> Assembled:
         end_ms=recipe.end_ms if recipe.rules.maturity_ms else None,
         feature_schema=recipe.feature_schema,
     )
+    return replace(made, cold=cold)
 
 
 def assemble(
@@ -231,9 +236,14 @@ def record_built(
     actor: str,
     reason: str = "",
     weights: npt.NDArray[np.float32] | None = None,
+    cold: int = 0,
+    told: Mapping[str, Any] | None = None,
 ) -> log.Entry:
-    """Append the `dataset_built` entry: recipe, counts and digest of a set, and the digest of its sample weights."""
-    payload = {**recipe.to_payload(), **built.summary()}
+    """Append the `dataset_built` entry: recipe, counts and digest of a set, and the digest of its sample weights.
+
+    `cold`: the clicks of its range that were left out as such. `told`: what else the entry is to say.
+    """
+    payload = {**recipe.to_payload(), **built.summary(), "cold": cold, **(told or {})}
     if weights is not None:
         payload["weights_digest"] = weights_digest(weights)
     return log.record(conn, "dataset_built", payload, actor, reason)
@@ -245,13 +255,18 @@ def rebuild(conn: database.Connection, position: int) -> Dataset:
     Raises NotFound, InvalidInput when the entry is of another kind or of a recipe unknown here, VerificationFailed
     naming what differs from the entry, and the days that left the ledger since, if any did.
     """
-    recipe, stated = recipe_of(conn, position), log.entry(conn, position).payload
+    recipe = recipe_of(conn, position)
     built = gather(conn, recipe).dataset
-    found = built.summary()
+    require_equal(conn, log.entry(conn, position), built, recipe)
+    return built
+
+
+def require_equal(conn: database.Connection, entry: log.Entry, built: Dataset, recipe: Recipe) -> None:
+    """Raise VerificationFailed, naming what differs, unless a set is the one its entry is of."""
+    stated, found = entry.payload, built.summary()
     if differing := [name for name, value in found.items() if stated.get(name) != value]:
         told = "; ".join(f"{name}: expected {stated.get(name)}, got {found[name]}" for name in differing)
-        raise VerificationFailed(f"set of entry {position}: {told}{_gone(conn, recipe)}")
-    return built
+        raise VerificationFailed(f"set of entry {entry.position}: {told}{_gone(conn, recipe)}")
 
 
 def recipe_of(conn: database.Connection, position: int) -> Recipe:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class Judge(NamedTuple):
 
 
 class ShadowDecisions(NamedTuple):
-    """What the shadow would have decided of some rows of a batch."""
+    """What one model in shadow would have decided of some rows of a batch."""
 
     rows: npt.NDArray[np.intp]
     versions: Versions
@@ -105,14 +105,18 @@ class Decider:
             **columns,
         )
 
-    def shadow(self, batch: Batch, counted: Counted, rows: Sequence[int]) -> ShadowDecisions | None:
-        """What the shadow of the deployment decides of those rows that were decided live; None without a shadow."""
-        shadow = self._in_force().routing.get("shadow")
-        pair = (int(shadow["model"]), int(shadow["calibration"])) if shadow else NO_VERSIONS
+    def shadows(self, batch: Batch, counted: Counted, rows: Sequence[int]) -> list[ShadowDecisions]:
+        """What each model in shadow decides of those rows that were decided live, the stable one first.
+
+        One that cannot be used says nothing.
+        """
         able = [i for i in rows if batch.verdict[i] != decide.UNDECIDED]
-        if pair not in self._judges or not able:
-            return None
-        return ShadowDecisions(np.array(able, np.intp), pair, self._judged(pair, able, counted, batch.slice))
+        pairs = [_versions(route) for route in deployments.in_shadow(self._in_force().routing)]
+        return [
+            ShadowDecisions(np.array(able, np.intp), pair, self._judged(pair, able, counted, batch.slice))
+            for pair in pairs
+            if able and pair in self._judges
+        ]
 
     def _in_force(self) -> Deployment:
         if self._deployment is None:
@@ -135,8 +139,7 @@ class Decider:
         return decide.decide(counted.features[rows], [slices[i] for i in rows], reasons, model, thresholds)
 
     def _load(self, conn: database.Connection, routing: Routing) -> None:
-        shadow = [routing["shadow"]] if routing.get("shadow") else []
-        wanted = {(int(route["model"]), int(route["calibration"])) for route in [*routing["routes"], *shadow]}
+        wanted = {_versions(route) for route in [*routing["routes"], *deployments.in_shadow(routing)]}
         self._unusable.clear()
         for pair in sorted(wanted):
             # Taken out and put back: the order of the dictionary is that of the last use.
@@ -160,3 +163,7 @@ class Decider:
         if pair not in self._unusable:
             logger.error("deployment unusable model=%d calibration=%d: %s", *pair, error)
         self._unusable.add(pair)
+
+
+def _versions(route: Mapping[str, Any]) -> Versions:
+    return int(route["model"]), int(route["calibration"])

@@ -61,6 +61,7 @@ class _Exchange:
         self._in_flight: dict[int, int] = {}  # index -> event time, in the order sent
         self._next = 0
         self._answered_at = self._checked_at = time.monotonic()
+        self._span_ms: int | None = None
         self._open()
 
     @property
@@ -94,7 +95,8 @@ class _Exchange:
     def _open(self) -> None:
         self._client = stream.connect(self._url)
         self._replies = stream.Replies(self._client, self._name)
-        self._span_ms = self._allowed_span_ms()
+        # Once bounded it stays so: a server that came back knows no heartbeats yet, and the workers are still several.
+        self._span_ms = self._span_ms or self._allowed_span_ms()
 
     def _allowed_span_ms(self) -> int | None:
         try:

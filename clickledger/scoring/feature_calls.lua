@@ -7,15 +7,14 @@
 -- * seq grows by one with each counted click; the counting clock never goes back.
 -- * A call names its counter epoch and is refused when another one is in force.
 --
--- Keys (one server, no cluster: record keys follow from the clicks)
---   cl:state          hash: schema, epoch, seq, clock_ms (the last t_c), seen_generation, seen_since_ms, seen_clock_ms
---   cl:seen:0 and 1   hash: click id -> msgpack row. One generation is current; the other is dropped whole when the
---                     current one has been open for long enough, and becomes the current one
---   cl:u:<user_key>   user record, cl:i:<ip_key> ip record
+-- Keys (one server, no cluster: record keys follow from the clicks), each after the prefix of its counter set, which is
+-- what the one key that a call is given has before 'state': one set counts, another may be rebuilt beside it
+--   state          hash: schema, epoch, seq, clock_ms (the last t_c), seen_generation, seen_since_ms, seen_clock_ms
+--   seen:0 and 1   hash: click id -> msgpack row. One generation is current; the other is dropped whole when the
+--                  current one has been open for long enough, and becomes the current one
+--   u:<user_key>   user record, i:<ip_key> ip record
 -- A row is {features in their order, seq, reason}: what a call answers for a click, and keeps to answer again.
 
-local STATE_KEY, USER_PREFIX, IP_PREFIX = 'cl:state', 'cl:u:', 'cl:i:'
-local SEEN_KEYS = { [0] = 'cl:seen:0', [1] = 'cl:seen:1' }
 local SEQ, REASON = FEATURE_COUNT + 1, FEATURE_COUNT + 2 -- places in a row
 
 local function server_time_ms()
@@ -25,8 +24,16 @@ end
 
 ---------------------------------------------------------------------------------------------------------------- state
 
-local function read_state()
-  local kept = redis.call('HMGET', STATE_KEY, 'schema', 'epoch', 'seq', 'clock_ms',
+local function prefix_of(keys)
+  return string.sub(keys[1], 1, -1 - #'state')
+end
+
+local function seen_key(prefix, generation)
+  return prefix .. 'seen:' .. generation
+end
+
+local function read_state(prefix)
+  local kept = redis.call('HMGET', prefix .. 'state', 'schema', 'epoch', 'seq', 'clock_ms',
     'seen_generation', 'seen_since_ms', 'seen_clock_ms')
   if not kept[1] then return nil end
   return {
@@ -40,8 +47,8 @@ local function read_state()
   }
 end
 
-local function write_state(state)
-  local fields = { STATE_KEY }
+local function write_state(prefix, state)
+  local fields = { prefix .. 'state' }
   for name, number in pairs(state) do
     fields[#fields + 1] = name
     fields[#fields + 1] = string.format('%.0f', number)
@@ -76,13 +83,13 @@ local function parse_clicks(input)
 end
 
 -- The rows of ids that were answered before, by id.
-local function recall_rows(clicks)
+local function recall_rows(prefix, clicks)
   local ids, rows = {}, {}
   for i, click in ipairs(clicks) do
     ids[i] = click.id
   end
   for generation = 0, 1 do
-    for i, raw in ipairs(redis.call('HMGET', SEEN_KEYS[generation], unpack(ids))) do
+    for i, raw in ipairs(redis.call('HMGET', seen_key(prefix, generation), unpack(ids))) do
       if raw then rows[ids[i]] = cmsgpack.unpack(raw) end
     end
   end
@@ -90,7 +97,7 @@ local function recall_rows(clicks)
 end
 
 local function load_user(call, click)
-  local key = USER_PREFIX .. click.user_key
+  local key = call.prefix .. 'u:' .. click.user_key
   if not call.users[key] then
     local raw = redis.call('GET', key)
     call.users[key] = raw and unpack_user(raw) or new_user(call.state.clock_ms, click.event_time_ms)
@@ -99,7 +106,7 @@ local function load_user(call, click)
 end
 
 local function load_ip(call, click)
-  local key = IP_PREFIX .. click.ip_key
+  local key = call.prefix .. 'i:' .. click.ip_key
   if not call.ips[key] then
     local raw = redis.call('GET', key)
     call.ips[key] = raw and unpack_ip(raw) or new_ip(call.state.clock_ms)
@@ -179,7 +186,7 @@ local function turn_seen(call)
   if forgettable then
     state.seen_generation = 1 - state.seen_generation
     state.seen_since_ms, state.seen_clock_ms = call.now_ms, state.clock_ms
-    redis.call('UNLINK', SEEN_KEYS[state.seen_generation])
+    redis.call('UNLINK', seen_key(call.prefix, state.seen_generation))
   end
 end
 
@@ -199,10 +206,10 @@ local function write_back(call)
   if #call.new_rows == 0 then return end
   local ttl_ms = record_ttl_ms(call)
   turn_seen(call)
-  redis.call('HSET', SEEN_KEYS[call.state.seen_generation], unpack(call.new_rows))
+  redis.call('HSET', seen_key(call.prefix, call.state.seen_generation), unpack(call.new_rows))
   write_records(call.users, pack_user, ttl_ms)
   write_records(call.ips, pack_ip, ttl_ms)
-  write_state(call.state)
+  write_state(call.prefix, call.state)
 end
 
 local function pack_rows(rows)
@@ -214,8 +221,9 @@ local function pack_rows(rows)
 end
 
 -- args: counter epoch, clicks in CLICK_FORMAT. Answers one ROW_FORMAT a click.
-local function run_call(args, restoring)
-  local state, epoch = read_state(), tonumber(args[1])
+local function run_call(keys, args, restoring)
+  local prefix = prefix_of(keys)
+  local state, epoch = read_state(prefix), tonumber(args[1])
   local refused = refusal(state, epoch)
   if refused then return refused end
   local clicks = parse_clicks(args[2])
@@ -223,8 +231,8 @@ local function run_call(args, restoring)
     return redis.error_reply(string.format('CLINPUT expected 1 to %d clicks, got %d', CALL_CLICKS_MAX, #clicks))
   end
   local call = {
-    state = state, restoring = restoring, now_ms = server_time_ms(),
-    users = {}, ips = {}, known_rows = restoring and {} or recall_rows(clicks), new_rows = {},
+    prefix = prefix, state = state, restoring = restoring, now_ms = server_time_ms(),
+    users = {}, ips = {}, known_rows = restoring and {} or recall_rows(prefix, clicks), new_rows = {},
   }
   local rows, answer = {}, restoring and restore_click or answer_click
   for i, click in ipairs(clicks) do
@@ -235,18 +243,19 @@ local function run_call(args, restoring)
   return reply
 end
 
-redis.register_function('clickledger_count', function(_, args)
-  return run_call(args, false)
+redis.register_function(LIBRARY .. '_count', function(keys, args)
+  return run_call(keys, args, false)
 end)
 
-redis.register_function('clickledger_restore', function(_, args)
-  return run_call(args, true)
+redis.register_function(LIBRARY .. '_restore', function(keys, args)
+  return run_call(keys, args, true)
 end)
 
 -- args: epoch, seq, clock_ms. Puts an epoch in force; seq and the clock go on from what is kept, never back.
-redis.register_function('clickledger_open_epoch', function(_, args)
+redis.register_function(LIBRARY .. '_open_epoch', function(keys, args)
   local epoch, seq, clock_ms = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local state = read_state()
+  local prefix = prefix_of(keys)
+  local state = read_state(prefix)
   if state and state.epoch > epoch then
     return redis.error_reply(string.format('CLEPOCH expected counter epoch %d or later, got %d', state.epoch, epoch))
   elseif state and state.schema ~= SCHEMA_VERSION then
@@ -259,6 +268,6 @@ redis.register_function('clickledger_open_epoch', function(_, args)
   state.epoch = epoch
   state.seq = math.max(state.seq, seq)
   state.clock_ms = math.max(state.clock_ms, clock_ms)
-  write_state(state)
+  write_state(prefix, state)
   return redis.status_reply('OK')
 end)

@@ -29,6 +29,7 @@ from clickledger.errors import InvalidInput
 from clickledger.scoring.click import Click
 
 SCHEMA_VERSION = 1
+FED_SCHEMAS = frozenset({SCHEMA_VERSION})  # of models: a snapshot is the union of what they need
 
 FEATURES: tuple[str, ...] = (
     "user_clicks_10s",

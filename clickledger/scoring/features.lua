@@ -4,7 +4,8 @@
 -- line (#!lua name=...), the constants of `feature_spec.py` and both halves. Names in capitals come from there, and F
 -- maps a feature's name to its place in a row. The features are defined in `feature_spec.py`.
 --
--- Records, packed as msgpack since most of their numbers take one byte there and none can overflow
+-- Records, packed as msgpack since most of their numbers take one byte there and none can overflow (this is the only
+-- description of them; tests/scoring/test_record_layout.py reads them by it and compares them with the clicks)
 --   user     {clock_ms, clicks_24h, ips, base_ms, times, campaigns, sessions}
 --   ip       {clock_ms, clicks_1m, clicks_1h, clicks_24h, users, agents, logged_in_clicks}
 -- Parts of records

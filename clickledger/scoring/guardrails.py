@@ -48,6 +48,9 @@ class Guarding:
     overridden: int | None = None
 
 
+DEFAULT_GUARDING = Guarding()
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What guards look at."""
@@ -125,9 +128,15 @@ def enforce(
         _check_override(conn, guarding.overridden, digest, names, actor)
     if not refusing or guarding.overridden is not None:
         return log.record(conn, "guardrails_passed", payload, actor, reason)
-    entry = log.record(conn, "guardrail_refused", payload, actor, reason)
-    told = "; ".join(finding.sentence() for finding in refusing)
-    raise Refused(f"data set of entry {built.position} refused by guardrails, entry {entry.position}: {told}")
+    raise refusal(log.record(conn, "guardrail_refused", payload, actor, reason))
+
+
+def refusal(entry: log.Entry) -> Refused:
+    """What an entry `guardrail_refused` says, as the error it was."""
+    found = [Finding(**told) for told in entry.payload["findings"]]
+    told = "; ".join(finding.sentence() for finding in found if not finding.passed)
+    position = entry.payload["dataset_position"]
+    return Refused(f"data set of entry {position} refused by guardrails, entry {entry.position}: {told}")
 
 
 def override(conn: database.Connection, refused_position: int, *, actor: str, reason: str) -> log.Entry:

@@ -56,12 +56,6 @@ class Ranking:
         clicks = self._clicks(weight)
         return float(clicks[:cut].sum() / clicks.sum())
 
-    def curve(self) -> tuple[Floats, Floats]:
-        """FPR and IVR after each step (steps + 1,), from nothing invalidated to everything; both rise."""
-        ones = np.ones(len(self.step))
-        bought, clicks = np.cumsum(self._bought(ones)), np.cumsum(self._clicks(ones))
-        return np.concatenate([[0.0], bought / bought[-1]]), np.concatenate([[0.0], clicks / clicks[-1]])
-
     def _clicks(self, weight: Floats) -> Floats:
         return np.asarray(np.bincount(self.step, weight, minlength=self.steps), dtype=np.float64)
 

@@ -49,6 +49,7 @@ class LabelRules:
     outcome_kinds: tuple[str, ...] = OUTCOME_KINDS
     maturity_ms: int = 0  # clicks younger than this before the label cut-off are not used
     caps: Caps | None = None
+    warm_only: bool = False  # clicks counted while their windows were not full are not used
 
     def to_payload(self) -> dict[str, Any]:
         """JSON values for the entry of a set."""
@@ -74,7 +75,8 @@ class LabelRules:
 
 
 AS_RECORDED = LabelRules()  # every click, every label: what version 0.1.0 did, and small ledgers need
-DAILY = LabelRules(maturity_ms=48 * HOUR_MS, caps=Caps())  # what a model that is to be deployed is made with
+# What a model that is to be deployed is made with.
+DAILY = LabelRules(maturity_ms=48 * HOUR_MS, caps=Caps(), warm_only=True)
 
 
 @dataclass(frozen=True, eq=False)

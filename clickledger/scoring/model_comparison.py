@@ -114,29 +114,6 @@ def judge(
     return {"models": models, "differences": differences, "bootstrap": bootstrap}
 
 
-Curve = tuple[Floats, Floats]  # FPR and IVR, (points,) each
-SLICE_PURCHASES_MIN = 20  # fewer draw a staircase of a few steps, which says nothing
-
-
-def curves(entrants: Sequence[Entrant], test: Dataset) -> dict[str, Curve]:
-    """The IVR-FPR curve of every kind over all clicks of a test part."""
-    return {
-        entrant.kind: intervals.Ranking(entrant.model.score(test.features), test.purchased).curve()
-        for entrant in entrants
-    }
-
-
-def curves_by_slice(entrant: Entrant, test: Dataset) -> dict[str, Curve]:
-    """The IVR-FPR curve of one kind in each slice with at least `SLICE_PURCHASES_MIN` purchasing clicks."""
-    scores = entrant.model.score(test.features)
-    found = {}
-    for name in np.unique(test.slice).tolist():
-        mine = test.slice == name
-        if test.purchased[mine].sum() >= SLICE_PURCHASES_MIN:
-            found[str(name)] = intervals.Ranking(scores[mine], test.purchased[mine]).curve()
-    return found
-
-
 def _figures(ranking: intervals.Ranking, weight: Floats, fprs: Sequence[float]) -> Floats:
     """AUC, then IVR at each FPR."""
     return np.array([ranking.auc(weight), *(ranking.ivr(weight, ranking.cut(weight, fpr)) for fpr in fprs)])

@@ -49,6 +49,7 @@ class WorkerConfig:
     follow_ms: int = 250  # how often it reads the deployment in force; fencing holds in between
     claim_idle_ms: int = 15_000  # messages of a worker silent for so long are taken over
     retry_seconds_max: float = 5.0
+    restore_at_once_max: int = counter_epochs.AT_ONCE_MAX  # clicks; lost counters of more come back in two steps
     device: str = "cpu"
     bounds: Bounds = BOUNDS
 
@@ -79,6 +80,7 @@ class Serving:
     def __init__(self, config: WorkerConfig, decider: Decider, client: redis.Redis, conn: database.Connection) -> None:
         self.client = client
         self.counter_epoch = 0
+        self.partial = False  # whether the counters hold less than the log
         self._config = config
         self._actor = f"worker {config.name}"
         self._decider = decider
@@ -194,15 +196,16 @@ class Serving:
             return None
 
     def _settle(self) -> None:
-        self.counter_epoch = counter_epochs.settle(self._conn, self.client, self._actor)
-        self._counter = FeatureCounter(self.client, self.counter_epoch)
+        counting = counter_epochs.settle(self._conn, self.client, self._actor, self._config.restore_at_once_max)
+        self.counter_epoch, self.partial = counting.epoch, counting.partial
+        self._counter = FeatureCounter(self.client, counting.epoch, counting.prefix)
 
     def _write_shadow(self, attempt: _Attempt, appended: Appended) -> None:
         if appended.position is None:
             return
         new_rows = [i for i, outcome in enumerate(appended.outcome) if outcome == "new"]
-        if shadow := self._decider.shadow(attempt.batch, attempt.counts.counted, new_rows):
-            shadow_scores.write(self._conn, attempt.batch, appended.position, shadow)
+        if shadows := self._decider.shadows(attempt.batch, attempt.counts.counted, new_rows):
+            shadow_scores.write(self._conn, attempt.batch, appended.position, shadows)
 
 
 def _answers(messages: Sequence[Message], batch: Batch, appended: Appended, latencies: Sequence[float]) -> list[Answer]:

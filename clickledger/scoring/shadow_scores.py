@@ -1,11 +1,12 @@
-"""What the shadow model would have decided, beside the log and outside its lock.
+"""What the models in shadow would have decided, beside the log and outside its lock.
 
+A row names the model and calibration it is of.
 Best effort: a worker that dies between append and here leaves these rows out, and nobody is billed by them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -51,16 +52,17 @@ def covered(scored: Set[int], decided: Set[int]) -> int:
     return last - first + 1 - missed
 
 
-def write(conn: database.Connection, batch: Batch, position: int, shadow: ShadowDecisions) -> None:
-    """Write the shadow's decisions of rows of a batch appended at `position`.
+def write(conn: database.Connection, batch: Batch, position: int, shadows: Sequence[ShadowDecisions]) -> None:
+    """Write what each model in shadow decides of rows of a batch appended at `position`.
 
     Not flushed to disk before it returns: what a crash of the server may lose is evidence of a moment, and waiting for
     the flush would delay the decisions of the next batch.
     """
-    parameters = (position, batch.deployment_epoch, *shadow.versions, *_columns(batch, shadow))
     with conn.transaction():
         conn.execute("SET LOCAL synchronous_commit = off")
-        conn.execute(INSERT_SHADOW_SCORES, parameters, prepare=True)
+        for shadow in shadows:
+            parameters = (position, batch.deployment_epoch, *shadow.versions, *_columns(batch, shadow))
+            conn.execute(INSERT_SHADOW_SCORES, parameters, prepare=True)
 
 
 def _columns(batch: Batch, shadow: ShadowDecisions) -> list[Any]:

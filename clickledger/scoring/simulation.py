@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clickledger.scoring import simulation_people, simulation_robots
+from clickledger.scoring import simulation_faults, simulation_people, simulation_robots
 from clickledger.scoring import simulation_truth as truths
 from clickledger.scoring import simulation_world as worlds
-from clickledger.scoring.simulation_config import PeopleConfig, RobotsConfig, SimulationConfig
+from clickledger.scoring.simulation_config import Fault, PeopleConfig, RobotsConfig, SimulationConfig
 from clickledger.scoring.simulation_traffic import Purchases, Simulated
 from clickledger.scoring.simulation_truth import Truth
 from clickledger.scoring.simulation_world import Array, Ints, World
 
-__all__ = ["PeopleConfig", "Purchases", "RobotsConfig", "Simulated", "SimulationConfig", "Truth", "simulate"]
+__all__ = ["Fault", "PeopleConfig", "Purchases", "RobotsConfig", "Simulated", "SimulationConfig", "Truth", "simulate"]
 
 _PRICE_SIGMA = 0.15
 
@@ -35,7 +35,7 @@ def simulate(config: SimulationConfig) -> tuple[Simulated, Truth]:
     human, account = simulation_people.human_clicks(world, population, human_clicks, streams.people)
     adware = simulation_people.adware(world, human, account, adware_clicks, streams.adware)
     bought = simulation_people.purchases(world, population, human, account, streams.purchases)
-    return _told(world, {truths.HUMAN: human, **made, "adware": adware}, bought, streams.telling)
+    return told(world, {truths.HUMAN: human, **made, "adware": adware}, bought, streams.telling)
 
 
 class _Streams(NamedTuple):
@@ -59,11 +59,18 @@ def _robots(world: World, rng: np.random.Generator) -> dict[str, Array]:
         "gateway_scraper": robots.scraper_share,
     }
     kinds = zip(shares.items(), rng.spawn(len(shares)), strict=True)
-    return {kind: simulation_robots.MAKERS[kind](world, round(share * clicks), own) for (kind, share), own in kinds}
+    return {
+        kind: simulation_robots.MAKERS[kind](world, round(share * clicks), own, own) for (kind, share), own in kinds
+    }
 
 
-def _told(world: World, made: dict[str, Array], bought: Array, rng: np.random.Generator) -> tuple[Simulated, Truth]:
-    """Shuffle all clicks into one stream by time, human ones first in `made`, and give them ids and prices."""
+def told(
+    world: World, made: dict[str, Array], bought: Array, rng: np.random.Generator, day: int = 0
+) -> tuple[Simulated, Truth]:
+    """Shuffle all clicks into one stream by time, human ones first in `made`, give them ids and prices, then faults.
+
+    `day`, counted from 0, where a run is made day by day: faults are drawn anew on each.
+    """
     clicks = np.concatenate(list(made.values()))
     kind = np.concatenate([np.full(len(own), truths.KINDS.index(name), np.int8) for name, own in made.items()])
     order = np.lexsort((rng.random(len(clicks)), clicks["time_ms"]))
@@ -84,9 +91,10 @@ def _told(world: World, made: dict[str, Array], bought: Array, rng: np.random.Ge
         campaign=campaign,
         cost_micros=price_micros.astype(np.int64),
         logged_in=clicks["logged_in"],
+        sent_at_ms=clicks["time_ms"] + world.config.start_ms,
         purchases=_purchases(bought, rank, world.config.start_ms),
     )
-    return traffic, Truth(kind[order])
+    return simulation_faults.strike(traffic, Truth(kind[order]), day)
 
 
 def _purchases(bought: Array, rank: Ints, start_ms: int) -> Purchases:

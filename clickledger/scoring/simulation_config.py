@@ -7,6 +7,7 @@ of the run. So traffic of any size has robots as hot, and gateways as crowded, a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from clickledger.errors import InvalidInput
 
@@ -101,9 +102,54 @@ class RobotsConfig:
         )
 
 
+class FaultKind(StrEnum):
+    """What goes wrong on the way from clickers to the ledger; none of it changes who clicked."""
+
+    LABEL_OUTAGE = "label-outage"  # purchases that happen meanwhile are never told
+    LATE_CLICKS = "late-clicks"  # clicks arrive minutes after they were made
+    RETRIES = "retries"  # clicks are sent again, most of them soon
+    SKEWED_CLOCKS = "skewed-clocks"  # senders' clocks are minutes off, each by its own amount
+    RFM_POISONING = "rfm-poisoning"  # click farms buy with their accounts, so as to pass for people
+    COUNTER_LOSS = "counter-loss"  # a mark for whoever drives a ledger: the counters' memory is lost here
+
+
+SHARES = {  # of what a fault hits, unless it says otherwise
+    FaultKind.LABEL_OUTAGE: 1.0,
+    FaultKind.LATE_CLICKS: 0.05,
+    FaultKind.RETRIES: 0.1,
+    FaultKind.SKEWED_CLOCKS: 0.03,
+    FaultKind.RFM_POISONING: 0.3,
+    FaultKind.COUNTER_LOSS: 1.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault from one moment to another, Unix ms [from_ms, to_ms); `share` of what it hits, None for the usual one."""
+
+    kind: FaultKind
+    from_ms: int
+    to_ms: int
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.to_ms < self.from_ms:
+            raise InvalidInput(f"fault {self.kind}: expected an end after {self.from_ms}, got {self.to_ms}")
+        if self.share is not None:
+            _check(f"share of fault {self.kind}", self.share, 0.0, 1.0)
+
+    @property
+    def share_hit(self) -> float:
+        """The share in force."""
+        return SHARES[self.kind] if self.share is None else self.share
+
+
 @dataclass(frozen=True, slots=True)
 class SimulationConfig:
-    """One run: exactly `clicks` clicks from `start_ms` (Unix milliseconds) on for `duration_hours`, told by `seed`."""
+    """One run: exactly `clicks` clicks from `start_ms` (Unix milliseconds) on for `duration_hours`, told by `seed`.
+
+    Retries come on top of `clicks`. A fault changes nothing but what it is for, whatever other faults there are.
+    """
 
     clicks: int
     start_ms: int
@@ -114,6 +160,7 @@ class SimulationConfig:
     price_median_micros: float = 250_000.0
     people: PeopleConfig = field(default_factory=PeopleConfig)
     robots: RobotsConfig = field(default_factory=RobotsConfig)
+    faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
         _check("clicks", self.clicks, CLICKS_MIN, CLICKS_MAX)
@@ -129,6 +176,11 @@ class SimulationConfig:
     def duration_ms(self) -> int:
         """Length of the run."""
         return round(self.duration_hours * 3_600_000)
+
+    @property
+    def end_ms(self) -> int:
+        """The moment after the run."""
+        return self.start_ms + self.duration_ms
 
     @property
     def days(self) -> float:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from clickledger.scoring import simulation_world as worlds
-from clickledger.scoring.simulation_config import PeopleConfig
+from clickledger.scoring.simulation_config import PeopleConfig, SimulationConfig
 from clickledger.scoring.simulation_world import Array, Flags, Floats, Ints, World
 
 PURCHASES = np.dtype([("click", "i8"), ("time_ms", "i8"), ("value_micros", "i8")])
-_MINUTE_MS = 60_000
+MINUTE_MS = 60_000
 _SESSIONS_MARGIN = 1.15
 _OFFICE_HOURS = (8, 18)
 
@@ -97,16 +97,21 @@ def _sessions(world: World, people: Population, clicks_wanted: int, rng: np.rand
 
 def rhythmic_times_ms(world: World, rng: np.random.Generator, count: int) -> Floats:
     """Times from the start of the run, more of them in the evening (UTC) and at weekends."""
-    config, people = world.config, world.config.people
-    minutes = np.arange(int(np.ceil(config.duration_ms / _MINUTE_MS)))
-    moment_ms = config.start_ms + minutes * _MINUTE_MS
+    config = world.config
+    cumulative = np.cumsum(rhythm(config))
+    minute = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+    time_ms: Floats = np.minimum((minute + rng.random(count)) * MINUTE_MS, config.duration_ms - 1)
+    return time_ms
+
+
+def rhythm(config: SimulationConfig) -> Floats:
+    """How much people click in each minute of a run (minutes,), in no unit."""
+    people = config.people
+    moment_ms = config.start_ms + np.arange(int(np.ceil(config.duration_ms / MINUTE_MS))) * MINUTE_MS
     hour = moment_ms / 3_600_000 % 24
     weekday = (moment_ms // 86_400_000 + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-    weight = np.exp(people.rhythm_strength * np.cos((hour - people.peak_hour_utc) * (2 * np.pi / 24)))
-    cumulative = np.cumsum(weight * np.where(weekday >= 5, people.weekend_factor, 1.0))
-    minute = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
-    time_ms: Floats = np.minimum((minute + rng.random(count)) * _MINUTE_MS, config.duration_ms - 1)
-    return time_ms
+    weight: Floats = np.exp(people.rhythm_strength * np.cos((hour - people.peak_hour_utc) * (2 * np.pi / 24)))
+    return weight * np.where(weekday >= 5, people.weekend_factor, 1.0)
 
 
 def _addresses(world: World, people: Population, account: Ints, start_ms: Floats, rng: np.random.Generator) -> Ints:
@@ -134,14 +139,19 @@ def _with_double_clicks(clicks: Array, account: Ints, share: float, rng: np.rand
     return doubled, account_of
 
 
-def adware(world: World, human: Array, account: Ints, count: int, rng: np.random.Generator) -> Array:
-    """At most `count` clicks that adware adds on real accounts, devices and addresses, soon after a person's own."""
+def adware(
+    world: World, human: Array, account: Ints, count: int, rng: np.random.Generator, order: Ints | None = None
+) -> Array:
+    """At most `count` clicks that adware adds on real accounts, devices and addresses, soon after a person's own.
+
+    `order` of the accounts in which they are infected (accounts,), until there are enough; drawn where not given.
+    """
     config = world.config.robots
     gaps_ms = rng.lognormal(np.log(config.adware_gap_median_s * 1000), world.config.people.gap_sigma, len(human))
     time_ms = human["time_ms"] + np.floor(gaps_ms).astype(np.int64)
     eligible = time_ms < world.config.duration_ms
-    per_account = np.bincount(account[eligible], minlength=int(account.max()) + 1)
-    order = rng.permutation(len(per_account))
+    per_account = np.bincount(account[eligible], minlength=int(account.max()) + 1 if order is None else len(order))
+    order = rng.permutation(len(per_account)) if order is None else order
     reach = np.searchsorted(np.cumsum(per_account[order]), count / config.adware_clicks_per_human_click) + 1
     infected = np.zeros(len(per_account), dtype=np.bool_)
     infected[order[:reach]] = True

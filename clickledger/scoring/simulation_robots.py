@@ -1,11 +1,14 @@
 """Robots of five kinds. Each function makes at most as many clicks as it is given, actor after actor.
 
 A budget is spent actor by actor and the last one is cut short, so that every other robot is as hot as its kind is.
+What robots are (addresses, devices, accounts) is drawn from `actors`, what they do from `rng`: a generator of actors
+that begins anew each day gives the same robots every day. One generator for both is fine for a run made at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +20,22 @@ _HOUR_MS = 3_600_000
 _FARM_SHIFT_MS = 16 * _HOUR_MS
 
 
-def bursts(world: World, budget: int, rng: np.random.Generator) -> Array:
+class Event(NamedTuple):
+    """A burst or an attack: from when (ms from the start of the run) for how long, and its clicks."""
+
+    start_ms: float
+    duration_ms: float
+    clicks: int
+
+
+def bursts(world: World, budget: int, rng: np.random.Generator, actors: np.random.Generator) -> Array:
     """Minutes of steady fast clicks from a few addresses; half of the bursts change cookies all the time."""
+    made = [burst(world, event, rng) for event in burst_events(world, budget, actors)]
+    return worlds.within(world, _joined(made))[:budget]
+
+
+def burst_events(world: World, budget: int, rng: np.random.Generator) -> list[Event]:
+    """The bursts of a run."""
     config = world.config.robots
     durations_ms: list[float] = []
     sizes: list[int] = []
@@ -26,15 +43,12 @@ def bursts(world: World, budget: int, rng: np.random.Generator) -> Array:
         durations_ms.append(rng.uniform(*config.burst_minutes) * 60_000)
         sizes.append(max(1, round(durations_ms[-1] / 1000 * config.burst_clicks_per_s)))
     starts_ms = _spread_starts_ms(world, np.array(durations_ms), rng)
-    made = [
-        _burst(world, start_ms, duration_ms, size, rng)
-        for start_ms, duration_ms, size in zip(starts_ms, durations_ms, sizes, strict=True)
-    ]
-    return worlds.within(world, _joined(made))[:budget]
+    return [Event(*event) for event in zip(starts_ms, durations_ms, sizes, strict=True)]
 
 
-def _burst(world: World, start_ms: float, duration_ms: float, size: int, rng: np.random.Generator) -> Array:
-    config = world.config.robots
+def burst(world: World, event: Event, rng: np.random.Generator) -> Array:
+    """The clicks of one burst."""
+    config, (start_ms, duration_ms, size) = world.config.robots, event
     if rng.random() < config.burst_rotating_share:
         actor: Ints = np.cumsum(rng.random(size) < 0.35)  # a new cookie about every third click
     else:
@@ -53,23 +67,26 @@ def _burst(world: World, start_ms: float, duration_ms: float, size: int, rng: np
     )
 
 
-def competitor(world: World, budget: int, rng: np.random.Generator) -> Array:
+def competitor(world: World, budget: int, rng: np.random.Generator, actors: np.random.Generator) -> Array:
     """Attacks on one campaign each, for hours, through many proxies and cookies."""
+    made = [attack(world, event, rng) for event in attack_events(world, budget, actors)]
+    return worlds.within(world, _joined(made))[:budget]
+
+
+def attack_events(world: World, budget: int, rng: np.random.Generator) -> list[Event]:
+    """The attacks of a run."""
     config = world.config.robots
     sizes: list[int] = []
     while sum(sizes) < budget:
         sizes.append(int(rng.integers(config.competitor_clicks[0], config.competitor_clicks[1] + 1)))
     durations_ms = rng.uniform(*config.competitor_hours, len(sizes)) * _HOUR_MS
     starts_ms = _spread_starts_ms(world, durations_ms, rng)
-    made = [
-        _attack(world, start_ms, duration_ms, size, rng)
-        for start_ms, duration_ms, size in zip(starts_ms, durations_ms, sizes, strict=True)
-    ]
-    return worlds.within(world, _joined(made))[:budget]
+    return [Event(*event) for event in zip(starts_ms, durations_ms, sizes, strict=True)]
 
 
-def _attack(world: World, start_ms: float, duration_ms: float, size: int, rng: np.random.Generator) -> Array:
-    config = world.config.robots
+def attack(world: World, event: Event, rng: np.random.Generator) -> Array:
+    """The clicks of one attack."""
+    config, (start_ms, duration_ms, size) = world.config.robots, event
     cookies = max(1, round(size / config.competitor_clicks_per_cookie))
     proxies = worlds.ips(rng, int(rng.integers(config.competitor_proxies[0], config.competitor_proxies[1] + 1)))
     cookie = rng.integers(0, cookies, size)
@@ -85,7 +102,7 @@ def _attack(world: World, start_ms: float, duration_ms: float, size: int, rng: n
     )
 
 
-def botnet(world: World, budget: int, rng: np.random.Generator) -> Array:
+def botnet(world: World, budget: int, rng: np.random.Generator, actors: np.random.Generator) -> Array:
     """Robots that click once in a while with a new cookie a day, some behind gateways; more of them join later."""
     config = world.config
     robots = config.robots
@@ -99,9 +116,9 @@ def botnet(world: World, budget: int, rng: np.random.Generator) -> Array:
     of = np.repeat(np.arange(len(sizes)), sizes)
     gaps_ms = period_ms * (1.0 + robots.botnet_jitter * rng.uniform(-1.0, 1.0, len(of)))
     time_ms = start_ms[of] + worlds.running_sum(gaps_ms, sizes)
-    behind = rng.random(len(sizes)) < robots.botnet_gateway_share
-    ip = np.where(behind, rng.choice(world.gateways, len(sizes)), worlds.ips(rng, len(sizes)))
-    device = worlds.devices(rng, rng.choice([MOBILE, DESKTOP], len(sizes)))
+    behind = actors.random(len(sizes)) < robots.botnet_gateway_share
+    ip = np.where(behind, actors.choice(world.gateways, len(sizes)), worlds.ips(actors, len(sizes)))
+    device = worlds.devices(actors, actors.choice([MOBILE, DESKTOP], len(sizes)))
     made = worlds.clicks(
         time_ms=time_ms,
         user=_daily_ids(time_ms, of, rng),
@@ -114,26 +131,27 @@ def botnet(world: World, budget: int, rng: np.random.Generator) -> Array:
     return worlds.within(world, made)[:budget]
 
 
-def click_farm(world: World, budget: int, rng: np.random.Generator) -> Array:
+def click_farm(world: World, budget: int, rng: np.random.Generator, actors: np.random.Generator) -> Array:
     """People paid to click: logged-in phones behind a few addresses, human gaps, far too many clicks a day."""
     config = world.config.robots
     mean_per_day = sum(config.farm_clicks_per_day) / 2
     devices = int(budget / (mean_per_day * max(1.0, world.config.days))) + 2
     per_session = 1.0 / config.farm_session_geometric
-    of, start_ms = _shift_sessions(world, rng.uniform(*config.farm_clicks_per_day, devices) / per_session, rng)
+    of, start_ms = _shift_sessions(world, actors.uniform(*config.farm_clicks_per_day, devices) / per_session, rng)
     sizes = rng.geometric(config.farm_session_geometric, len(of))
     click = np.repeat(np.arange(len(of)), sizes)
     people = world.config.people
     gaps_ms = rng.lognormal(np.log(people.gap_median_s * 1000), people.gap_sigma, len(click))
     farms = 1 + (devices - 1) // config.farm_devices
-    addresses = worlds.ips(rng, farms * config.farm_ips)
-    device_ip = np.arange(devices) // config.farm_devices * config.farm_ips + rng.integers(0, config.farm_ips, devices)
+    addresses = worlds.ips(actors, farms * config.farm_ips)
+    own = actors.integers(0, config.farm_ips, devices)
+    device_ip = np.arange(devices) // config.farm_devices * config.farm_ips + own
     made = worlds.clicks(
         time_ms=start_ms[click] + worlds.running_sum(gaps_ms, sizes),
-        user=worlds.ids(rng, devices)[of][click],
+        user=worlds.ids(actors, devices)[of][click],
         session=worlds.ids(rng, len(of))[click],
         ip=addresses[device_ip][of][click],
-        device=worlds.devices(rng, np.full(devices, APP))[of][click],
+        device=worlds.devices(actors, np.full(devices, APP))[of][click],
         campaign=worlds.campaigns(world, rng, len(click)),
         logged_in=True,
     )
@@ -151,7 +169,7 @@ def _shift_sessions(world: World, sessions_per_day: Floats, rng: np.random.Gener
     return device, midnight_ms + day * _DAY_MS + first_ms + rng.random(len(day)) * _FARM_SHIFT_MS
 
 
-def gateway_scraper(world: World, budget: int, rng: np.random.Generator) -> Array:
+def gateway_scraper(world: World, budget: int, rng: np.random.Generator, actors: np.random.Generator) -> Array:
     """Scrapers hidden behind carriers' gateways: runs of evenly paced clicks over all campaigns, a cookie a day."""
     config = world.config.robots
     scrapers = int(budget / (config.scraper_clicks_per_day * world.config.days)) + 1
@@ -163,12 +181,12 @@ def gateway_scraper(world: World, budget: int, rng: np.random.Generator) -> Arra
     low_s, high_s = config.scraper_gap_s
     time_ms = run_start_ms[run] + worlds.running_sum(rng.uniform(low_s * 1000, high_s * 1000, len(run)), sizes)
     of = run_scraper[run]
-    device = worlds.devices(rng, rng.choice([MOBILE, DESKTOP], scrapers))
+    device = worlds.devices(actors, actors.choice([MOBILE, DESKTOP], scrapers))
     made = worlds.clicks(
         time_ms=time_ms,
         user=_daily_ids(run_start_ms[run], of, rng),
         session=worlds.ids(rng, len(run_scraper))[run],
-        ip=rng.choice(world.gateways, scrapers)[of],
+        ip=actors.choice(world.gateways, scrapers)[of],
         device=device[of],
         campaign=rng.integers(0, world.config.campaigns, len(run)),
         logged_in=False,
@@ -195,10 +213,11 @@ def _joined(made: list[Array]) -> Array:
     return np.concatenate([np.zeros(0, dtype=worlds.CLICKS), *made])
 
 
-MAKERS: dict[str, Callable[[World, int, np.random.Generator], Array]] = {
+MAKERS: dict[str, Callable[[World, int, np.random.Generator, np.random.Generator], Array]] = {
     "burst": bursts,
     "competitor": competitor,
     "botnet": botnet,
     "click_farm": click_farm,
     "gateway_scraper": gateway_scraper,
 }
+EVENT_MAKERS: dict[str, Callable[[World, Event, np.random.Generator], Array]] = {"burst": burst, "competitor": attack}

@@ -1,14 +1,15 @@
 """Simulated clicks as any sender would tell them: raw fields, NDJSON, or `Click`s at once.
 
 Invariants:
-- clicks are in the order of event time, and ids say nothing but that they are ids;
+- clicks are in the order they are sent, which without faults is that of event time;
+- ids say nothing but that they are ids;
 - `to_clicks` gives what parsing the NDJSON gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,14 @@ class Purchases:
     def __len__(self) -> int:
         return len(self.click)
 
+    def where(self, rows: npt.NDArray[np.bool_]) -> Purchases:
+        """Those for which a flag (m,) is set."""
+        return Purchases(*(getattr(self, field.name)[rows] for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Simulated:
-    """n clicks as columns (n,), by event time, and the purchases they led to."""
+    """n clicks as columns (n,), as they are sent, and the purchases they led to."""
 
     config: SimulationConfig
     click: Ints  # the sender's ids of clicks, users and sessions, as numbers
@@ -56,10 +61,19 @@ class Simulated:
     campaign: Ints
     cost_micros: Ints
     logged_in: npt.NDArray[np.bool_]
+    sent_at_ms: Ints  # when it reaches whoever decides: with the click, or later where a fault delays it
     purchases: Purchases
 
     def __len__(self) -> int:
         return len(self.click)
+
+    def take(self, rows: Ints) -> Simulated:
+        """Some of the clicks, in this order, each as often as it is named; a purchase follows its click's first one."""
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in COLUMNS}
+        place = np.full(len(self), -1, dtype=np.int64)
+        place[rows[::-1]] = np.arange(len(rows))[::-1]  # the first of equals is written last
+        click = place[self.purchases.click]
+        return replace(self, **columns, purchases=replace(self.purchases, click=click).where(click >= 0))
 
     def raw_clicks(self) -> Iterator[dict[str, Any]]:
         """Yield each click as the fields of an NDJSON row."""
@@ -132,12 +146,36 @@ class Simulated:
             for click, occurred_at_ms, value_micros in zip(*(column.tolist() for column in columns), strict=True)
         ]
 
+    def raw_outcomes(self) -> Iterator[dict[str, Any]]:
+        """Yield each purchase as the fields of an NDJSON row, by time."""
+        bought = self.purchases
+        columns = (self.click[bought.click], bought.occurred_at_ms, bought.value_micros)
+        for click, occurred_at_ms, value_micros in zip(*(column.tolist() for column in columns), strict=True):
+            yield {
+                "click_id": _click_id(click),
+                "kind": OUTCOME_KIND,
+                "occurred_at": occurred_at_ms,
+                "value_micros": value_micros,
+            }
+
     def _rows(self) -> Iterator[tuple[Any, ...]]:
         columns = (
             *(self.click, self.event_time_ms, self.user, self.session, self.ip, self.device),
             *(self.advertiser, self.campaign, self.cost_micros, self.logged_in),
         )
         return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def joined(one: Simulated, other: Simulated) -> Simulated:
+    """The clicks of both, one after the other; those of `other` with their purchases moved along."""
+    moved = replace(other.purchases, click=other.purchases.click + len(one))
+    sides = (one.purchases, moved)
+    purchases = Purchases(*(np.concatenate([getattr(s, f.name) for s in sides]) for f in fields(Purchases)))
+    columns: dict[str, Any] = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in COLUMNS}
+    return replace(other, **columns, purchases=purchases)
+
+
+COLUMNS = tuple(field.name for field in fields(Simulated) if field.name not in {"config", "purchases"})
 
 
 def _click_id(number: int) -> str:

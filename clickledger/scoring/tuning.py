@@ -50,10 +50,26 @@ class Choice:
 def candidates() -> dict[Kind, tuple[Candidate, ...]]:
     """The candidates of every kind, as many settings to choose from for the regression as for the network."""
     return {
-        "network": tuple(_network(l2, rate) for rate in (2e-3, 5e-4) for l2 in (1e-4, 1e-3, 1e-2)),
-        "logistic_regression": tuple(_regression(l2, rate) for rate in (1e-2, 2e-3) for l2 in (0.0, 1e-4, 1e-3)),
+        "network": tuple(_network(l2, rate) for rate in (5e-3, 2e-3) for l2 in (1e-4, 1e-3, 1e-2)),
+        "logistic_regression": tuple(_regression(l2, rate) for rate in (3e-2, 1e-2) for l2 in (0.0, 1e-5, 1e-4)),
         "velocity": tuple(_velocity(counter) for counter in VELOCITY_COUNTERS),
     }
+
+
+def network_config(settings: Mapping[str, Any]) -> training.TrainingConfig:
+    """The configuration that the settings of a network's candidate name."""
+    named = {**settings, "hidden": tuple(settings.get("hidden", training.DEFAULT_CONFIG.hidden))}
+    return replace(training.DEFAULT_CONFIG, **named)
+
+
+def cross_candidates() -> tuple[Candidate, ...]:
+    """Those of the deep-and-cross network, an option."""
+    return tuple(_deep_cross(l2, layers) for layers in (1, 2) for l2 in (1e-3, 1e-2))
+
+
+def cross_candidate(settings: Mapping[str, Any]) -> Candidate:
+    """The one of these settings."""
+    return _deep_cross(settings["l2"], settings["cross"])
 
 
 def trainings(listed: Mapping[Kind, Sequence[Candidate]], blocks: int = BLOCKS) -> int:
@@ -115,9 +131,14 @@ def _blocks(part: Dataset, blocks: int) -> Any:
 
 
 def _network(l2: float, learning_rate: float) -> Candidate:
-    config = replace(training.DEFAULT_CONFIG, l2=l2, learning_rate=learning_rate)
-    settings = {"hidden": list(config.hidden), "l2": l2, "learning_rate": learning_rate}
+    settings = {"hidden": list(training.DEFAULT_CONFIG.hidden), "l2": l2, "learning_rate": learning_rate}
+    config = network_config(settings)
     return Candidate(settings, lambda part, seed: training.train_network(part, config, seed))
+
+
+def _deep_cross(l2: float, layers: int) -> Candidate:
+    config = replace(training.CROSS_CONFIG, l2=l2, cross=layers)
+    return Candidate({"l2": l2, "cross": layers}, lambda part, seed: training.train_deep_cross(part, config, seed))
 
 
 def _regression(l2: float, learning_rate: float) -> Candidate:

@@ -4,6 +4,8 @@ Invariants:
 - there is one way back from every trouble with a server: drop what is in memory, connect anew, settle the counters and
   take the same messages again. Counting and appending are idempotent, so that an append whose outcome is not known is
   simply repeated.
+- counters that hold the last hour only are rebuilt by a thread with connections of its own (`counter_warming`); where
+  several workers try, one does it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import redis
 from clickledger import errors
 from clickledger.ledger import database
 from clickledger.ledger.rights import Role
-from clickledger.scoring import heartbeat, stream
+from clickledger.scoring import counter_warming, heartbeat, stream
 from clickledger.scoring.deciding import Decider
 from clickledger.scoring.serving import Serving, WorkerConfig
 
@@ -29,6 +31,7 @@ __all__ = ["Worker", "WorkerConfig"]
 logger = logging.getLogger(__name__)
 
 LATENCIES_KEPT = 4096
+WARMING_PAUSE_SECONDS = 10.0
 
 
 class Worker:
@@ -40,6 +43,7 @@ class Worker:
         self._stopping = threading.Event()
         self._clicks = 0
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._warming: threading.Thread | None = None
 
     def stop(self) -> None:
         """Finish the batch in hand, then return from `run`."""
@@ -77,10 +81,31 @@ class Worker:
                         self._note(serving.finish())
                         serving.follow()
                         self._beat(serving)
+                        if serving.partial:
+                            self._warm()
                         look_at = time.monotonic() + config.follow_ms / 1000
                     self._note(serving.serve_batch())
                 self._note(serving.finish())
             heartbeat.end(client, config.name)
+
+    def _warm(self) -> None:
+        """See that the counters are being rebuilt; what ends an attempt leads to another one, after a pause."""
+        if self._warming is None or not self._warming.is_alive():
+            self._warming = threading.Thread(target=self._warm_once, name="warming", daemon=True)
+            self._warming.start()
+
+    def _warm_once(self) -> None:
+        config = self._config
+        name = f"clickledger {config.name} warming"
+        try:
+            with (
+                stream.connect(config.redis_url) as client,
+                database.connect(config.database_url, application_name=name, role=Role.SCORER) as conn,
+            ):
+                counter_warming.warm(conn, client, f"worker {config.name}", stopping=self._stopping.is_set)
+        except (errors.ClickledgerError, redis.RedisError) as error:
+            logger.warning("warming ended: %s: %s", type(error).__name__, error)
+        self._stopping.wait(WARMING_PAUSE_SECONDS)
 
     def _note(self, latencies_ms: list[float]) -> None:
         self._clicks += len(latencies_ms)

@@ -21,6 +21,13 @@ def test_quick_run_measures_everything_and_writes_nothing() -> None:
         compared += ["append / eventsourcing at 32", "append / eventsourcing at 500"]
     for figure in (*compared, "publishing", "file to commit", "p99.9", "Celery"):
         assert figure in done.stdout
+    for figure in (
+        "clicks counted, calls of 64",
+        "features: 13 of users",
+        "snapshots recomputed",
+        "forward pass of 4,096",
+    ):
+        assert figure in done.stdout
     for figure in ("rows_full_vs_plain", "of the large ledger"):
         assert figure in done.stdout
     assert [path.read_bytes() if path.exists() else None for path in RESULTS] == before

@@ -22,7 +22,7 @@ def ledger(conn: database.Connection) -> database.Connection:
 
 
 def test_a_set_is_made_again_and_verified(ledger: database.Connection, command: Command) -> None:
-    assert command("model", "train", "--kind", "velocity").code == 0
+    assert command("model", "train", "--kind", "velocity", "--unguarded").code == 0
     (built,) = log.read(ledger, kinds=["dataset_built"])
     answer = command("model", "dataset", built.position)
     assert answer.code == 0 and f"set of entry {built.position}: 2,000 clicks" in answer.said
@@ -31,7 +31,7 @@ def test_a_set_is_made_again_and_verified(ledger: database.Connection, command: 
 
 
 def test_a_set_that_is_not_its_entrys_is_told_with_what_differs(ledger: database.Connection, command: Command) -> None:
-    assert command("model", "train", "--kind", "velocity").code == 0
+    assert command("model", "train", "--kind", "velocity", "--unguarded").code == 0
     (built,) = log.read(ledger, kinds=["dataset_built"])
     other = log.record(ledger, "dataset_built", {**built.payload, "human": 7}, "somebody")
     answer = command("model", "dataset", other.position)

@@ -21,6 +21,7 @@ SHARED_DATA = Path(
     os.environ.get("CLICKLEDGER_SHARED_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
 )
 REAL = SHARED_DATA / "talkingdata_20171107_1131.csv"
+GALLERY = Path(__file__).resolve().parents[2] / "docs" / "gallery"
 HOUR_MS = 3_600_000
 CONFIG = training.TrainingConfig(epochs_max=4, l2=1e-3)
 FAST = replace(CONFIG, learning_rate=1e-2)
@@ -39,12 +40,17 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
         "velocity": every["velocity"],
     }
     monkeypatch.setattr(tuning, "candidates", lambda: short)
+    crossed = replace(CONFIG, epochs_max=1, cross=1)
+    settings = {"l2": crossed.l2, "cross": 1}
+    one = tuning.Candidate(settings, lambda part, seed: training.train_deep_cross(part, crossed, seed))
+    monkeypatch.setattr(tuning, "cross_candidates", lambda: (one,))
+    monkeypatch.setattr(tuning, "cross_candidate", lambda _settings: one)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
 
-    def run(*words: object) -> Answer:
+    def run(*words: object, command: str = "evaluate") -> Answer:
         capfd.readouterr()
-        return Answer(cli.run(["model", "evaluate", *map(str, words), "--json"]), *capfd.readouterr())
+        return Answer(cli.run(["model", command, *map(str, words), "--json"]), *capfd.readouterr())
 
     return run
 
@@ -82,8 +88,9 @@ def test_one_file_is_cut_in_time_and_every_model_told_with_its_intervals(evaluat
     assert told["labels"] == model_comparison.LABELS and told["bootstrap"]["resampled"] == "user"
     text = page.read_text()
     assert "<svg" in text and "day.ndjson (5,000 clicks)" in text
-    loads = {found for found in re.findall(r"(?:src|href)=[\"']([^\"']*)", text) if not found.startswith("#")}
-    assert not loads, "the page reads nothing from elsewhere"
+    assert_stands_alone(text)
+    assert told["decision_rate"]["value"] == 1.0 and told["label_density"].keys() == {"outcomes", "standing"}
+    assert set(told["knees"]) == set(told["curves"]) == set(told["coverage_at_fpr"]) == set(MODELS)
     assert "network - logistic_regression" in answer.said and "next: clickledger model train" in answer.said
 
 
@@ -91,8 +98,10 @@ def test_two_files_are_counted_apart(evaluate, tmp_path: Path) -> None:  # type:
     first, bought = written(tmp_path, "first", 1, START_MS)
     later, bought_later = written(tmp_path, "later", 2, START_MS + 27 * HOUR_MS)
     files = ("--train", first, "--test", later, "--outcomes", bought, "--outcomes", bought_later)
-    answer = evaluate(*files, "--draws", 20, "--seeds", 1)
+    answer = evaluate(*files, "--draws", 20, "--seeds", 1, "--options")
     assert answer.code == 0, answer.said
+    told = answer.fields["options"]["options"]["entity_vectors"]
+    assert told["auc_lead_interval"][0] <= told["auc_lead_interval"][1] and "options, test part" in answer.said
     assert [source["clicks"] for source in answer.fields["files"]] == [5_000, 5_000]
     assert answer.fields["files"][0]["outcomes_of_other_clicks"] > 0
     swapped = evaluate("--train", later, "--test", first, *files[4:], "--draws", 20, "--seeds", 1)
@@ -100,11 +109,44 @@ def test_two_files_are_counted_apart(evaluate, tmp_path: Path) -> None:  # type:
 
 
 def test_simulated_clicks_are_told_by_kind_of_robot(evaluate) -> None:  # type: ignore[no-untyped-def]  # a fixture
-    answer = evaluate("--simulated", 6_000, "--days", 3, "--seeds", 2, "--report", "page.html")
+    answer = evaluate(
+        "--simulated", 6_000, "--days", 3, "--seeds", 2, "--draws", 20, "--options", "--report", "page.html"
+    )
     assert answer.code == 0, answer.said
     assert [run["seed"] for run in answer.fields["runs"]] == [1, 2]
-    assert "botnet" in answer.fields["runs"][0]["models"]["network"]["recall_by_kind"]
-    assert "click_farm" in answer.said and Path("page.html").read_text().count("<svg") == 2
+    first = answer.fields["runs"][0]
+    network = first["models"]["network"]
+    low, high = network["intervals"]["recall"]
+    assert low <= network["recall"] <= high and "botnet" in network["intervals"]["recall_by_kind"]
+    assert sum(network["invalidated_by_kind"].values()) == round(network["ivr"] * first["test"]["rows"])
+    calibrated = answer.fields["calibration"]
+    assert {"people", "recall"} <= calibrated["figures"]["by_slice"]["*"].keys()
+    assert calibrated["figures"]["by_slice"]["*"]["fpr"] == calibrated["figures"]["global_at_equal_fpr"]["*"]["fpr"]
+    page = Path("page.html").read_text()
+    assert "click_farm" in answer.said and page.count("<svg") == 4
+    assert answer.fields["runs"][1]["options"]["options"].keys() == {"deep_cross", "entity_vectors"}
+    assert_stands_alone(page)
+
+
+def test_the_gallery_is_the_files_of_the_documentation_and_no_others(evaluate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    """Made small here; `make gallery` makes those of docs/gallery by the same command."""
+    answer = evaluate(tmp_path / "made", "--clicks", 20_000, "--days", 3, "--draws", 20, command="gallery")
+    assert answer.code == 0, answer.said
+    files = {file.name for file in (tmp_path / "made").iterdir()}
+    assert files == set(answer.fields["files"]) == {file.name for file in GALLERY.iterdir()}
+    named = set(re.findall(r"\]\((\w+\.svg)\)", (GALLERY / "README.md").read_text()))
+    assert named == files - {"README.md"}
+    assert sum(file.stat().st_size for file in GALLERY.iterdir()) < 400_000
+    for name in named:
+        assert_stands_alone((tmp_path / "made" / name).read_text())
+
+
+def assert_stands_alone(text: str) -> None:
+    """Nothing is read from elsewhere, every picture is named in words, and every reference within has its target."""
+    targets = re.findall(r"""(?:src|href)=["']([^"']*)""", text)
+    assert all(target.startswith("#") for target in targets) and "@import" not in text
+    assert {target[1:] for target in targets} <= set(re.findall(r"""\bid=["']([^"']*)""", text))
+    assert all('role="img" aria-label="' in opening for opening in re.findall(r"<svg[^>]*>", text))
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from commands import Command
 from decided_traffic import Traffic, bad_deployment
 
 from clickledger.ledger import database, log
 from clickledger.recovery import anomaly, steps, working
+from clickledger.recovery.ticks import Rules
 
 
 def raised(conn: database.Connection) -> tuple[Traffic, int]:
     traffic, _, _ = bad_deployment(conn)
     traffic.purchases(range(100))
-    incident = anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=0.0, actor="tests")
+    incident = anomaly.detect(conn, Rules(1.0, 0.0), "tests")
     assert incident is not None
     return traffic, incident.incident_id
 
@@ -147,3 +150,70 @@ def test_an_incident_can_be_set_aside(conn: database.Connection, command: Comman
     assert command("incident", "abandon", incident, "--reason", "a campaign of ours").fields["status"] == "abandoned"
     assert command("rollback", "--incident", incident, "--reason", "x").code == 3
     assert log.read(conn, kinds=["rollback_declared"]) == []
+
+
+def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    taken = command("incident", "ack", incident)
+    assert taken.fields["held_by"].startswith("cli")
+    assert command("incident", "note", incident, "labels were missing").code == 0
+    shown = command("incident", "list").fields["incidents"][0]
+    assert shown["held_by"] == taken.fields["held_by"]
+    told = [step["what"] for step in command("incident", "show", incident).fields["steps"]]
+    assert told == ["raised", "acknowledged", "note"]
+
+    before = command("incident", "summary", incident).fields
+    assert (before["flips"], before["published_at"]) == (None, None)
+    assert "nothing yet; model 2 may decide on." in before["text"]
+    command("rollback", "--incident", incident, "--reason", "people withheld")
+    run_id = command("replay", "start", "--incident", incident, "--reason", "corrected").fields["run_id"]
+    work(conn, run_id)
+    compared = command("incident", "summary", incident).fields
+    digest = command("replay", "watch", run_id).fields["comparison"]["digest"]
+    assert compared["next"] == f"clickledger replay publish {run_id} --digest {digest} --reason ..."
+    command("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
+    after = command("incident", "summary", incident).fields
+    assert after["status"] == "published" and after["flips"] > 0
+    assert "labels were missing" in after["text"] and f"{after['flips']:,} decisions change" in after["text"]
+    money = after["money"]["USD"]
+    assert money["before"] + money["change"] == money["after"]
+
+
+def test_rollback_shows_what_it_considered(conn: database.Connection, command: Command) -> None:
+    _, incident = raised(conn)
+    done = command("rollback", "--incident", incident, "--reason", "people withheld")
+    assert done.fields["considered"][0]["why"] == "taken"
+    assert "considered to go back to" in done.said
+
+
+def test_an_incident_can_be_raised_by_hand(conn: database.Connection, command: Command) -> None:
+    bad_deployment(conn)
+    by_hand = command("incident", "raise", "--reason", "a page said so")
+    incident = by_hand.fields["incident_id"]
+    assert f"next: clickledger rollback --incident {incident} --reason" in by_hand.said
+    assert command("incident", "raise", "--reason", "again").code == 3
+    steps.advance(conn, steps.Policy(rollback="propose"), "tests")
+    shown = command("incident", "show", incident)
+    assert shown.fields["proposed"]["rollback_to"]["model"] == 1
+    assert "proposed: back to model 1" in shown.said
+
+
+def test_a_comparison_is_told_in_detail_and_on_a_page_of_its_own(
+    conn: database.Connection, command: Command, tmp_path: Path
+) -> None:
+    _, incident = raised(conn)
+    command("rollback", "--incident", incident, "--reason", "people withheld")
+    run_id = command("replay", "start", "--incident", incident, "--reason", "corrected").fields["run_id"]
+    work(conn, run_id)
+    report = tmp_path / "report.html"
+    compared = command("replay", "compare", run_id, "--report", report)
+    assert compared.code == 0
+    told = compared.fields["effects"]
+    assert told["rates"]["flips"] == compared.fields["flips"] == told["matrix"]["invalid"]["valid"]
+    page = report.read_text()
+    assert page.count("<svg") == 5 and "http" not in page.split("<body>")[0]
+    assert compared.fields["digest"] in page and told["changed"][0]["click_id"] in page
+    shown = command("replay", "compare", run_id, "--last", "--report", report)
+    assert shown.fields["digest"] == compared.fields["digest"]
+    assert report.read_text() == page
+    assert command("replay", "compare", run_id, "--last", "--report", tmp_path / "no" / "such").code == 2

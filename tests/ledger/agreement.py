@@ -104,14 +104,15 @@ class Agreement:
 
     _statement = ""
 
-    def __init__(self, conn: database.Connection) -> None:
-        self.conn = conn
+    def __init__(self, conn: database.Connection, checking: database.Connection) -> None:
+        self.conn, self.checking = conn, checking
         self.oracle = Oracle()
         self.cursor = billing.Cursor()
         self.read_so_far: list[Line] = []
         self.verified = (0, canonical.GENESIS_HASH)
         self.folds = fold.Folds()
         self.months: set[str] = set()  # in which entries were recorded
+        self.scatter = 1  # what is asked of many positions, of which a step can ask a few
 
     # --- the feed, by its cursor ----------------------------------------------------------------------------------
 
@@ -152,19 +153,23 @@ class Agreement:
         self.authority_covers_every_position_once(held)
         self.caches_are_folds(held)
         self.caches_hold_what_the_oracle_knows(held)
-        self.readers_of_many_rows_agree(held, asked[len(asked) // 2])
+        self.readers_of_many_rows_agree(held, self._any_of(self.oracle.head))
 
     def _past_positions(self) -> list[int]:
-        """Two or three a step, other ones each time; `ask_every_past_position` asks for all, and so does the end."""
-        head = self.oracle.head
-        return sorted({1 + head * 7919 % head, max(1, head - 1), 1 + (head * head + 31) % head})
+        """The one before the newest and any other; `ask_every_past_position` asks for all, and so does the end."""
+        return sorted({max(1, self.oracle.head - 1), self._any_of(self.oracle.head)})
+
+    def _any_of(self, count: int) -> int:
+        """A number from 1 to count, another one at each call, the same ones in the same history."""
+        self.scatter = (self.scatter * 6364136223846793005 + 1442695040888963407) % 2**64
+        return 1 + (self.scatter >> 32) % count
 
     def _held(self, past: Sequence[int]) -> Held:
         if not Agreement._statement:
             widths = {name: len(self.conn.execute(query).description or ()) for name, query in rebuild.QUERIES.items()}
             Agreement._statement = statement(rebuild.QUERIES, widths)
         given = {"ids": IDS, "past": list(past), "verified": self.verified[0]}
-        row = self.conn.execute(Agreement._statement.encode(), given).fetchone()
+        row = self.checking.execute(Agreement._statement.encode(), given, prepare=True).fetchone()
         assert row is not None
         parts = len(EVERYTHING)
         return Held(*row[:parts], dict(zip(rebuild.QUERIES, row[parts:], strict=True)))
@@ -213,14 +218,14 @@ class Agreement:
         queries, expected = [], {}
         for as_of in (None, past):
             end = head if as_of is None else as_of
-            lo, hi = sorted((1 + head * 7919 % end, 1 + head * 104729 % (end + 1)))
+            lo, hi = sorted((self._any_of(end), self._any_of(end + 1)))
             clicks = {click: self.oracle.decided(click, as_of) for click in self.oracle.manifest(lo, hi + 1)}
             for form, query in reader_forms.forms(held.caches, lo, min(hi, end) + 1, as_of):
                 name = f"{form} as of {as_of}, positions {lo} to {hi}"
                 queries.append(f"SELECT '{name}', q.* FROM ({query}) q (click_id, verdict, run_id)")
                 expected[name] = {c: d for c, d in clicks.items() if self.oracle.clicks[c].position <= end}
         found: dict[str, list[Any]] = {name: [] for name in expected}
-        for name, *row in self.conn.execute(" UNION ALL ".join(queries).encode(), prepare=False):
+        for name, *row in self.checking.execute(" UNION ALL ".join(queries).encode(), prepare=False):
             found[name].append(row)
         for name, rows in found.items():
             assert _decisions(rows) == expected[name], name
@@ -269,7 +274,7 @@ class Agreement:
         """All of them of the view and one by one; sums and rows, whose readers ask in many statements, of one."""
         head = self.oracle.head
         for query in (PAST, PAST_ONE_BY_ONE):
-            rows = self.conn.execute(query, {"head": head, "ids": IDS}).fetchall()
+            rows = self.checking.execute(query, {"head": head, "ids": IDS}, prepare=True).fetchall()
             self.past_positions_are_answered_as_they_were(range(head + 1), rows)
         for as_of in (pick % (head + 1), None):
             self.sums_are_those_of_the_decisions(as_of)

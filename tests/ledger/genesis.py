@@ -24,6 +24,13 @@ SETTINGS = ("synchronous_commit = off",)  # nobody reads this database after a c
 # It plans anew at each call, for the sake of many days; here there are few, and planning is most of what a check takes.
 KEEP_PLANS = "ALTER FUNCTION {} RESET plan_cache_mode"
 LOOKED_UP_BY_CLICK = ("decision_of(uuid)", "decision_of(uuid, bigint)")
+# Of the connection that only checks: the plan of its one big statement is kept, and paths that nobody would take over a
+# few rows are not looked for.
+CHECKING = (
+    "SET plan_cache_mode = force_generic_plan",
+    "SET max_parallel_workers_per_gather = 0",
+    "SET jit = off",
+)
 
 
 class Ledger:
@@ -34,7 +41,8 @@ class Ledger:
         self._name = f"machine_{secrets.token_hex(4)}"
         self.url = server_url.replace("/clickledger?", f"/{self._name}?")
         self._histories = 0
-        self.conn: database.Connection
+        self.conn: database.Connection  # that of the calls under test, which crashes end
+        self.checking: database.Connection  # sees what was committed, and nothing ends it
 
     def __enter__(self) -> Ledger:
         self._administer(f"CREATE DATABASE {self._name} TEMPLATE {self._template} STRATEGY wal_log")
@@ -45,12 +53,16 @@ class Ledger:
         for function in LOOKED_UP_BY_CLICK:
             self.conn.execute(KEEP_PLANS.format(function).encode())
         self._remember(self.conn)
+        self.checking = database.connect(self.url, application_name="state-machine-checks")
+        for setting in CHECKING:
+            self.checking.execute(setting.encode())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.conn.close()
+        self.checking.close()
         self._administer(f"DROP DATABASE IF EXISTS {self._name} WITH (FORCE)")
 
     def set_back(self) -> database.Connection:

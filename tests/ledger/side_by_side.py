@@ -29,7 +29,7 @@ class SideBySide(Agreement):
     exchanges, crashed = 0, False  # of the last call with a fault
 
     def __init__(self) -> None:
-        super().__init__(self.ledger.set_back())
+        super().__init__(self.ledger.set_back(), self.ledger.checking)
         self.crash: tuple[int, str] | None = None  # at which exchange of a call, and at which moment of it
         self.calls_before_crash = 0
 

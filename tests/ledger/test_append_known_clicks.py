@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from batches import batch, clicks
 
@@ -61,3 +65,22 @@ def test_after_known_clicks_the_next_batches_are_looked_up_first(ledger: databas
         append.append(ledger, batch([made[i]]), actor="tests")
     ledger.execute("SELECT pg_stat_force_next_flush()")
     assert ledger.execute(wasted).fetchone() == before
+
+
+def test_known_clicks_are_looked_up_without_reading_any_twice(conn: database.Connection) -> None:
+    """Without statistics a join of the two tables read all of one for each row of the other: 256 times 256 rows."""
+    made = batch(clicks(256))
+    append.append(conn, made, actor="tests")
+    ids = sorted(uuid.UUID(bytes=i) for i in made.click_id)
+    bounds = {"ids": ids, "low": ids[0], "high": ids[-1]}
+    [[[plan]]] = conn.execute(f"EXPLAIN (ANALYZE, FORMAT json) {append.SELECT_FIRST}", bounds, prepare=False)
+    scans = [node for node in nodes(plan["Plan"]) if "Relation Name" in node]
+    assert [node["Actual Rows"] * node["Actual Loops"] for node in scans] == [256, 256]
+    assert [node.get("Rows Removed by Filter", 0) for node in scans] == [0, 0]
+    assert append.append(conn, made, actor="tests").outcome == ["repeat"] * 256
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for below in node.get("Plans", []):
+        yield from nodes(below)

@@ -8,7 +8,7 @@ import pytest
 from replays import model, routing
 
 from clickledger import errors
-from clickledger.ledger import database, deployments, log
+from clickledger.ledger import database, deployments, log, rebuild
 
 
 def test_new_ledger_routes_to_no_model(conn: database.Connection) -> None:
@@ -105,6 +105,77 @@ def test_positions_of_a_model_end_with_its_rollback(conn: database.Connection) -
     assert deployments.model_positions(conn, bad[0]) == (began, rolled_back.position)
     deployments.deploy(conn, routing(*bad), "tests")
     assert deployments.model_positions(conn, bad[0]) == (began, log.head(conn).position + 1)
+
+
+def test_routing_names_candidates_beside_the_stable_model_and_folds_with_and_without_them(
+    conn: database.Connection,
+) -> None:
+    live, stable, one, other = (model(conn, content) for content in (b"live", b"stable", b"one", b"other"))
+    old = routing(*live) | {"shadow": shadowed(stable)}  # what releases before candidates wrote
+    deployments.deploy(conn, old, "tests")
+    deployments.deploy(conn, old | {"candidates": [shadowed(one), shadowed(other)]}, "tests")
+    assert deployments.in_shadow(old) == [shadowed(stable)]
+    assert deployments.in_shadow(deployments.current(conn).routing) == [*map(shadowed, (stable, one, other))]
+    assert rebuild.differences(conn) == []
+
+
+@pytest.mark.parametrize("candidates", ["all", [{"model": 1}], [{"model": 1, "calibration": 1}] * 2], ids=str)
+def test_candidates_that_cannot_be_are_invalid_input(conn: database.Connection, candidates: Any) -> None:
+    table = routing(*model(conn)) | {"candidates": candidates}
+    with pytest.raises(errors.InvalidInput, match=r"candidates|model and calibration"):
+        deployments.deploy(conn, table, "tests")
+
+
+def test_promotion_keeps_the_other_candidates_in_shadow(conn: database.Connection) -> None:
+    live, one, other = (model(conn, content) for content in (b"live", b"one", b"other"))
+    deployments.deploy(conn, routing(*live) | {"candidates": [shadowed(one), shadowed(other)]}, "tests")
+    deployments.promote(conn, *one, "tests")
+    now = deployments.current(conn).routing
+    assert (now["shadow"], now["candidates"]) == (shadowed(live), [shadowed(other)])
+
+
+def test_what_decides_is_unchanged_while_candidates_come_and_go(conn: database.Connection) -> None:
+    live, other = model(conn, b"live"), model(conn, b"other")
+    deployments.deploy(conn, routing(*other), "tests")
+    deployments.deploy(conn, routing(*live), "tests")
+    began = deployments.current(conn).position
+    deployments.deploy(conn, routing(*live) | {"candidates": [shadowed(other)]}, "tests")
+    deployments.deploy(conn, routing(*live), "tests")
+    assert deployments.unchanged(conn) == ([4, 3, 2], began)
+
+
+def test_amending_to_what_is_in_force_records_nothing(conn: database.Connection) -> None:
+    deployments.deploy(conn, routing(*model(conn)), "tests")
+    before = log.head(conn)
+    assert deployments.amend(conn, lambda now: {**now}, "tests") == 1
+    assert log.head(conn) == before
+
+
+def shadowed(versions: tuple[int, int]) -> dict[str, int]:
+    return {"model": versions[0], "calibration": versions[1]}
+
+
+def test_a_model_that_was_replaced_meanwhile_can_still_be_fenced(conn: database.Connection) -> None:
+    bad, good, newer = model(conn, b"bad"), model(conn, b"good"), model(conn, b"newer")
+    deployments.deploy(conn, routing(*good), "tests")
+    deployments.deploy(conn, routing(*bad), "tests")
+    beside = routing(*newer) | {"shadow": {"model": bad[0], "calibration": bad[1]}}
+    deployments.deploy(conn, beside, "tests")
+    fenced = deployments.fence(conn, bad[0], "tests", "its batches are in flight", incident_id=3)
+    assert (fenced.epoch, fenced.revoked_epochs) == (4, [2])
+    # What replaced it decides on, without the bad model beside it.
+    assert deployments.current(conn).routing == routing(*newer) | {"shadow": None}
+    assert deployments.model_positions(conn, bad[0])[1] == fenced.position  # type: ignore[index]
+    assert rebuild.differences(conn) == []
+    with pytest.raises(errors.Refused, match=f"model {bad[0]} is not live"):
+        deployments.fence(conn, bad[0], "tests")
+
+
+def test_a_live_model_is_rolled_back_not_fenced(conn: database.Connection) -> None:
+    bad = model(conn, b"bad")
+    deployments.deploy(conn, routing(*bad), "tests")
+    with pytest.raises(errors.Refused, match=f"model {bad[0]} is live in epoch 1"):
+        deployments.fence(conn, bad[0], "tests")
 
 
 def test_a_canary_takes_its_share_of_every_slice_and_the_others_stay_as_they_were() -> None:

@@ -28,6 +28,8 @@ NO_HISTORY = {
     "shadow_scores": "evidence for the detector, outside of log and lock",
     "known_customers": "a fold of outcomes that only detection reads, made again from them",
     "known_customers_upto": "how far that fold has come",
+    "signal_ticks": "counts of ticks that only detection reads, made from clicks, decisions and shadow scores",
+    "signal_ticks_upto": "how far that fold has come",
     "frozen_partitions": "which partitions were vacuumed for good and how large they were then: upkeep, read by no sum",
 }
 # Who works on a chunk and how often it was tried says nothing of what came out.

@@ -26,10 +26,12 @@ class CeleryProcesses:
         self.environment = {**os.environ, **variables, "PYTHONPATH": SOURCE, "PYTHONUNBUFFERED": "1"}
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def worker(self, name: str = "recovery", concurrency: int = 1) -> subprocess.Popen[bytes]:
+    def worker(
+        self, name: str = "recovery", concurrency: int = 1, queue: str = "cl:recovery"
+    ) -> subprocess.Popen[bytes]:
         """A worker, which is up when its first task is; its log is NAME.log."""
         words = ("worker", "--loglevel=INFO", f"--concurrency={concurrency}", f"--hostname={name}@clickledger")
-        return self._start(name, words)
+        return self._start(name, (*words, f"--queues={queue}"))
 
     def beat(self) -> subprocess.Popen[bytes]:
         """The one that sends tasks by the clock."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clickledger.recovery import detection
 from clickledger.recovery.detection import ALL, SIGNALS, Signal, Tick
 
-KNOWN, OVERALL, FLOOD, MIRROR = SIGNALS
+KNOWN, OVERALL, FLOOD, MIRROR, HOT = SIGNALS
 MONTH_TICKS = 30 * 24 * 360  # of ten seconds
 
 counts = st.integers(0, 50)

@@ -22,9 +22,21 @@ from decided_traffic import (
 
 from clickledger import errors
 from clickledger.ledger import append, comparison, database, deployments, log, outcomes, publication, rebuild, runs
-from clickledger.recovery import anomaly, incidents, publishing, replay, rollback, signals, steps, working
+from clickledger.recovery import (
+    anomaly,
+    incidents,
+    known_customers,
+    publishing,
+    replay,
+    rollback,
+    steps,
+    ticks,
+    working,
+)
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
+from clickledger.recovery.ticks import Rules
+from clickledger.scoring import shadowing
 
 Connect = Callable[[], database.Connection]
 MANUAL = Policy(rollback="propose", auto_replay=False)
@@ -32,7 +44,7 @@ DAY_SECONDS = 24 * 3600.0
 
 
 def detect(conn: database.Connection, age_seconds: float = DAY_SECONDS) -> Incident | None:
-    return anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=age_seconds, actor="tests")
+    return anomaly.detect(conn, Rules(1.0, age_seconds), "tests")
 
 
 def raised(conn: database.Connection) -> tuple[Traffic, Versions, Versions, Incident]:
@@ -72,7 +84,7 @@ def test_a_model_that_withholds_known_customers_raises_an_incident_with_its_evid
     assert evidence["onset"] == deployments.current(conn).position
     assert evidence["signals"] == ["flood", "known", "overall"]
     assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
-    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood", "mirror"}
+    assert {r["signal"] for r in evidence["readings"]} == {"known", "overall", "flood", "mirror", "hot"}
     known = next(r for r in evidence["readings"] if r["signal"] == "known" and r["slice"] == "*")
     assert 0 < known["withheld"] <= known["users"]
     assert rebuild.differences(conn) == []
@@ -92,6 +104,48 @@ def test_without_a_shadow_nothing_is_raised(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn, shadow=False)
     traffic.purchases(range(100))
     assert detect(conn) is None
+
+
+def test_candidates_in_shadow_are_not_what_the_live_model_is_compared_with(conn: database.Connection) -> None:
+    stable, live, bad = (register(conn, limit) for limit in (STABLE_LIMIT, STABLE_LIMIT + 1, BAD_LIMIT))
+    traffic = Traffic(conn)
+    deploy(conn, live, stable, [bad])
+    for _ in range(10):
+        traffic.append(200)
+    traffic.purchases(range(100))
+    assert detect(conn) is None  # live and candidate disagree a lot
+    deploy(conn, bad, stable, [live])
+    for _ in range(10):
+        traffic.append(200)
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    evidence = log.entry(conn, incident.incident_id).payload
+    assert evidence["shadow"] == {"model": stable[0], "calibration": stable[1]}
+    # Of 200 users in three slices a tick, each is counted once, not once for each model in shadow.
+    users = next(r["users"] for r in evidence["readings"] if (r["signal"], r["slice"]) == ("overall", "*"))
+    assert users <= 10 * 200
+
+
+def test_a_candidate_that_enters_the_shadow_takes_no_evidence_away(conn: database.Connection) -> None:
+    traffic, _, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    began = deployments.current(conn).position
+    shadowing.enter(conn, *register(conn, 7), actor="tests")
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    assert log.entry(conn, incident.incident_id).payload["onset"] == began
+    shadowing.leave(conn, register(conn, 7)[0], actor="tests")
+    traffic.append(200)
+    assert detect(conn) is None  # the incident is still open
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+
+
+def test_rollback_takes_the_bad_model_out_of_the_candidates(conn: database.Connection) -> None:
+    stable, other, bad = (register(conn, limit) for limit in (STABLE_LIMIT, 7, BAD_LIMIT))
+    deploy(conn, bad, stable, [bad, other])
+    rollback.roll_back(conn, bad[0], "tests")
+    assert deployments.in_shadow(deployments.current(conn).routing) == [{"model": other[0], "calibration": other[1]}]
 
 
 def test_disagreements_before_the_deployment_are_no_evidence_against_it(conn: database.Connection) -> None:
@@ -121,30 +175,27 @@ def test_what_was_set_aside_is_raised_again_only_on_new_evidence(conn: database.
 
 def test_only_a_mature_purchase_makes_a_known_customer(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn)
-    span = signals.window(conn, deployments.current(conn).position)
-    assert span is not None
+    span = deployments.current(conn).position, log.head(conn).position + 1
     traffic.purchases(range(50), at_ms=START_MS - DAY_MS // 2)
     traffic.purchases(range(50, 80), at_ms=START_MS - 2 * DAY_MS)
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
 
-    def known(age_ms: int) -> int:
-        epoch = deployments.current(conn).epoch
-        [series] = signals.disagreements(conn, *span, epoch=epoch, tick_seconds=1e6, purchase_age_ms=age_ms).values()
-        return sum(tick.users for ticks in series.known.values() for tick in ticks)
+    def known(age_days: int) -> int:
+        return sum(row.counts["known"] for row in ticks.between(conn, *span, Rules(1e6, age_days * DAY_SECONDS)))
 
     # 200 users, one of three slices each click: every user comes in every slice.
-    assert (known(0), known(DAY_MS), known(3 * DAY_MS)) == (80 * 3, 30 * 3, 0)
+    assert (known(0), known(1), known(3)) == (80 * 3, 30 * 3, 0)
 
 
 def test_known_customers_keep_their_first_purchase(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn, batches=1)
     traffic.purchases([1], at_ms=2_000)
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
     traffic.purchases([1], at_ms=1_000)
     traffic.purchases([1], at_ms=3_000)
-    signals.fold_known_customers(conn)
-    signals.fold_known_customers(conn)
-    assert conn.execute("SELECT purchased_at_ms FROM known_customers").fetchall() == [(1_000,)]
+    known_customers.fold(conn)
+    known_customers.fold(conn)
+    assert conn.execute("SELECT purchased_at_ms, purchases FROM known_customers").fetchall() == [(1_000, 3)]
 
 
 def test_a_purchase_recorded_before_its_click_makes_a_known_customer_once_that_comes(
@@ -155,26 +206,23 @@ def test_a_purchase_recorded_before_its_click_makes_a_known_customer_once_that_c
     traffic = Traffic(conn)
     coming = traffic.batch(3).click_id
     outcomes.append(conn, [outcomes.Outcome(coming[i], "purchase", 1_000 + i, 1) for i in (0, 2)], "tests")
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
     assert conn.execute("SELECT count(*) FROM known_customers").fetchone() == (0,)
     traffic.count = 0
     traffic.append(3)
-    signals.fold_known_customers(conn)
+    known_customers.fold(conn)
     assert conn.execute("SELECT purchased_at_ms FROM known_customers ORDER BY 1").fetchall() == [(1_000,), (1_002,)]
 
 
 def test_a_user_counts_once_a_tick_however_often_they_click(conn: database.Connection) -> None:
     stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
     deploy(conn, bad, stable)
-    traffic = Traffic(conn, users=1)
-    position = traffic.append(300, hourly=10)
-    [series] = signals.disagreements(
-        conn, position, position + 1, epoch=1, tick_seconds=1.0, purchase_age_ms=0
-    ).values()
-    assert {name: [tuple(t) for t in ticks] for name, ticks in series.everyone.items()} == {
-        "app/in": [(1, 1, 0)],
-        "web/out": [(1, 1, 0)],
-        "web/unknown": [(1, 1, 0)],
+    position = Traffic(conn, users=1).append(300, hourly=10)
+    rows = ticks.between(conn, position, position + 1, Rules(1.0, 0.0))
+    assert {row.slice: [row.counts[name] for name in ("clicks", "invalid", "paired", "withheld")] for row in rows} == {
+        "app/in": [100, 100, 1, 1],
+        "web/out": [100, 100, 1, 1],
+        "web/unknown": [100, 100, 1, 1],
     }
 
 
@@ -217,6 +265,58 @@ def test_rollback_passes_over_models_that_cannot_read_what_is_recorded_now(conn:
     assert rollback.choose(conn, bad[0])[1:3] == first
 
 
+def test_rollback_says_what_it_considered_and_why_it_took_what_it_took(conn: database.Connection) -> None:
+    first, second, bad, other = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT, 7))
+    version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")
+    broken = (version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests"))
+    for live in (first, second, other):
+        deploy(conn, live)
+    rollback.roll_back(conn, other[0], "tests")
+    deploy(conn, bad, broken)
+    done = rollback.roll_back(conn, bad[0], "tests")
+    told = [(c["found"], c["model_version"], c["why"]) for c in rollback.considered(conn, done)]
+    assert [model for _, model, _ in told] == [broken[0], second[0]]
+    assert told[0][0] == "shadow of epoch 5" and "artefact" in told[0][2]
+    assert told[1] == ("deployment epoch 4", second[0], rollback.TAKEN)
+    assert versions_of(deployments.current(conn).routing) == second
+    # Going back from it in turn, nothing that was rolled back or is bad itself is taken.
+    told = [(c.found, c.why) for c in rollback.choose(conn, second[0]).considered]
+    assert ("deployment epoch 5", f"rolled back at position {done.position}") in told
+    assert told[-1] == ("deployment epoch 1", rollback.TAKEN)
+
+
+def test_rolling_back_an_incident_whose_model_was_replaced_fences_its_batches(conn: database.Connection) -> None:
+    traffic, _, _, incident = raised(conn)
+    in_flight = traffic.batch(10)
+    newer = register(conn, STABLE_LIMIT + 5)
+    deploy(conn, newer)
+    decided_by_newer = traffic.batch(10)
+    steps.advance(conn, Policy(auto_replay=False), "tests")
+    assert status(conn, incident) is Status.ROLLED_BACK
+    assert versions_of(deployments.current(conn).routing) == newer
+    with pytest.raises(errors.RevokedDeployment):
+        append.append(conn, in_flight, actor="tests")
+    assert append.append(conn, decided_by_newer, actor="tests").position is not None  # nobody revoked that one
+    plan = replay.for_incident(conn, incident.incident_id)
+    assert plan.model_version == newer[0]  # clicks it decided come out as they are
+
+
+def test_incidents_of_two_epochs_are_open_at_once(conn: database.Connection) -> None:
+    traffic, stable, _, first = raised(conn)
+    worse = register(conn, BAD_LIMIT - 1)
+    deploy(conn, worse, stable)
+    for _ in range(10):
+        traffic.append(200)
+    second = detect(conn)
+    assert second is not None and second.model_version == worse[0]
+    assert [i.status.open for i in incidents.listed(conn)] == [True, True]
+    for _ in range(2):
+        steps.advance(conn, Policy(), "tests")
+    assert {status(conn, first), status(conn, second)} == {Status.REPLAYING}
+    assert versions_of(deployments.current(conn).routing) == stable
+    assert rebuild.differences(conn) == []
+
+
 def test_rollback_without_any_stable_model_is_refused_and_says_what_was_tried(conn: database.Connection) -> None:
     bad = register(conn, BAD_LIMIT)
     deploy(conn, bad)
@@ -235,6 +335,91 @@ def test_under_propose_nothing_is_rolled_back_by_itself(conn: database.Connectio
     steps.advance(conn, MANUAL, "tests")
     assert status(conn, incident) is Status.RAISED
     assert versions_of(deployments.current(conn).routing) == bad
+
+
+def test_under_propose_the_rollback_and_its_replay_are_prepared_once(conn: database.Connection) -> None:
+    _, stable, bad, incident = raised(conn)
+    for _ in range(2):
+        steps.advance(conn, MANUAL, "tests")
+    [entry] = log.read(conn, kinds=[incidents.PROPOSED])
+    assert entry.payload["rollback_to"] == {"model": stable[0], "calibration": stable[1]}
+    assert entry.payload["considered"][0]["why"] == rollback.TAKEN
+    assert entry.payload["would_change"]["clicks"] == 2_000
+    assert entry.payload["would_change"]["to_valid"][0] > 0
+    assert f"clickledger rollback --incident {incident.incident_id}" in entry.payload["commands"][0]
+    assert versions_of(deployments.current(conn).routing) == bad
+
+
+def test_under_observe_nothing_is_prepared(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(rollback="observe"), "tests")
+    assert log.read(conn, kinds=[incidents.PROPOSED]) == []
+    assert status(conn, incident) is Status.RAISED
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_small_corrections_are_published_by_policy_and_larger_ones_wait(
+    conn: database.Connection, within: bool
+) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, "tests")
+    assert compared is not None
+    gross = compared.summary["gross_micros"]
+    policy = Policy(auto_publish_gross_micros=gross if within else gross - 1)
+    steps.advance(conn, policy, "tests")
+    assert status(conn, incident) is (Status.PUBLISHED if within else Status.COMPARED)
+    if within:  # what somebody took back stays taken back
+        publishing.revert(conn, run_id, "tests", "no")
+        steps.advance(conn, policy, "tests")
+        assert status(conn, incident) is Status.COMPARED
+
+
+def test_the_timeline_tells_everything_that_happened_about_an_incident(conn: database.Connection) -> None:
+    _, _, _, incident = raised(conn)
+    number = incident.incident_id
+    incidents.acknowledge(conn, number, "alice")
+    incidents.note(conn, number, "labels were missing from 10 to 16", "alice")
+    other = log.record(conn, "noted", {}, "tests")
+    steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, number).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, "tests")
+    assert compared is not None
+    publishing.publish(conn, run_id, compared.digest, "bob", "")
+    told = incidents.timeline(conn, number)
+    kinds = [entry.kind for entry in told if entry.kind != incidents.MOVED]
+    assert kinds == [
+        "anomaly_raised", "incident_acknowledged", "incident_noted", "rollback_declared", "replay_planned",
+        "replay_staged", "replay_compared", "replay_published",
+    ]  # fmt: skip
+    assert other.position not in {entry.position for entry in told}
+    assert incidents.holders(conn) == {number: "alice"}
+    with pytest.raises(errors.Refused, match="is published: nothing is left to take on"):
+        incidents.acknowledge(conn, number, "bob")
+
+
+def test_an_empty_note_and_one_of_no_incident_are_refused(conn: database.Connection) -> None:
+    with pytest.raises(errors.NotFound):
+        incidents.note(conn, 999, "text", "tests")
+    with pytest.raises(errors.InvalidInput, match="note"):
+        incidents.note(conn, 999, " ", "tests")
+
+
+def test_an_incident_raised_by_hand_is_like_any_other(conn: database.Connection) -> None:
+    _, stable, bad = bad_deployment(conn)
+    incident = incidents.raise_by_hand(conn, None, "alice", "a page said so")
+    assert (incident.model_version, incident.status) == (bad[0], Status.RAISED)
+    with pytest.raises(errors.Refused, match="has an open incident"):
+        incidents.raise_by_hand(conn, bad[0], "bob", "me too")
+    with pytest.raises(errors.Refused, match=f"model: expected one of \\[{bad[0]}\\]"):
+        incidents.raise_by_hand(conn, stable[0], "bob", "that one")
+    steps.advance(conn, Policy(), "tests")
+    assert versions_of(deployments.current(conn).routing) == stable
 
 
 def test_a_rollback_whose_incident_was_not_moved_any_more_is_taken_up(conn: database.Connection) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from clickledger.errors import InvalidInput, NotFound, VerificationFailed
-from clickledger.ledger import append, database, log, outcomes
+from clickledger.ledger import append, database, deployments, log, outcomes
 from clickledger.ledger.outcomes import Outcome
 from clickledger.ledger.records import Batch
 from clickledger.scoring import dataset, feature_spec, labels
@@ -50,6 +51,33 @@ def buy(conn: database.Connection, minute: int, after: int) -> int:
     position = outcomes.append(conn, [bought], "test").position
     assert position is not None
     return position
+
+
+def test_cold_clicks_are_left_out_where_the_rules_say_so_and_the_entry_counts_them(conn: database.Connection) -> None:
+    window = feature_spec.LONGEST_WINDOW_MS // MINUTE
+    append.append(conn, batch([0, 5, window - 1, window, window + 1]), actor="test")
+    up_to = log.head(conn).position
+    quick = {"since_ms": MIDNIGHT_MS + (window - 70) * MINUTE}
+    deployments.begin_counter_epoch(conn, quick, "test", "lost, and the last hour is back")
+    cold_again, warm_again = 2 * window - 71, 2 * window - 70
+    append.append(conn, replace(batch([cold_again, warm_again]), counter_epoch=2), actor="test")
+
+    rules = labels.LabelRules(warm_only=True)
+    recipe = Recipe(log.head(conn).position, MIDNIGHT_MS, rules=rules)
+    made = dataset.gather(conn, recipe)
+    assert made.dataset.features[:, 0].tolist() == [window, window + 1, warm_again]
+    assert made.cold == 4
+    entry = dataset.record_built(conn, made.dataset, recipe, actor="test", cold=made.cold)
+    assert (entry.payload["cold"], entry.payload["rules"]["warm_only"]) == (4, True)
+    assert dataset.rebuild(conn, entry.position).digest() == made.dataset.digest()
+    earlier = dataset.gather(conn, replace(recipe, up_to_position=up_to))
+    assert earlier.dataset.features[:, 0].tolist() == [window, window + 1], "what came later changes nothing"
+    assert len(dataset.build(conn, recipe.up_to_position, MIDNIGHT_MS)) == 7
+
+
+def test_rules_stated_before_there_was_a_word_for_cold_clicks_take_all() -> None:
+    stated = {name: value for name, value in labels.DAILY.to_payload().items() if name != "warm_only"}
+    assert labels.LabelRules.from_payload(stated) == replace(labels.DAILY, warm_only=False)
 
 
 def test_a_set_holds_the_counted_clicks_of_its_range_in_counting_order(conn: database.Connection) -> None:

@@ -183,8 +183,8 @@ def test_a_call_refused_for_lack_of_memory_leaves_no_trace(valkey: redis.Redis, 
 def test_the_function_refuses_more_clicks_than_a_call_may_hold(valkey: redis.Redis, counter: FeatureCounter) -> None:
     encoded = feature_spec.encode_clicks(stream(65))
     with pytest.raises(redis.ResponseError, match="expected 1 to 64 clicks, got 65"):
-        valkey.fcall("clickledger_count", 1, "cl:state", 1, encoded)
-    assert counters.state(valkey) == CounterState(1, 0, 0)
+        valkey.fcall("clickledger_1_count", 1, "cl:state", 1, encoded)
+    assert counters.state(valkey) == CounterState(1, 0, 0, 1)
     assert len(counter.count([]).seq) == 0
 
 
@@ -203,8 +203,8 @@ def test_counting_under_another_epoch_is_refused(valkey: redis.Redis, counter: F
 
 def test_opening_an_epoch_never_takes_back_seq_or_clock(valkey: redis.Redis) -> None:
     counters.open_epoch(valkey, 1, seq=50, clock_ms=NOW_MS)
-    assert counters.open_epoch(valkey, 2, seq=10, clock_ms=10) == CounterState(2, 50, NOW_MS)
-    assert counters.open_epoch(valkey, 2, seq=60) == CounterState(2, 60, NOW_MS)
+    assert counters.open_epoch(valkey, 2, seq=10, clock_ms=10) == CounterState(2, 50, NOW_MS, 1)
+    assert counters.open_epoch(valkey, 2, seq=60) == CounterState(2, 60, NOW_MS, 1)
 
 
 def test_counting_without_an_open_epoch_is_refused(valkey: redis.Redis) -> None:

@@ -28,16 +28,6 @@ def test_a_weighted_figure_is_that_of_each_click_as_often_as_it_weighs(
     assert ranking.ivr(held, ranking.cut(held, fpr)) == pytest.approx(evaluate.ivr_at_fpr(drawn, bought, fpr))
 
 
-def test_a_curve_goes_through_every_figure() -> None:
-    random = np.random.default_rng(3)
-    scores, purchased = random.integers(0, 30, 200).astype(np.float32), random.random(200) < 0.2
-    ranking = intervals.Ranking(scores, purchased)
-    fpr, ivr = ranking.curve()
-    assert (fpr[0], ivr[0], fpr[-1], ivr[-1]) == (0, 0, 1, 1)
-    for budget in (0.0, 0.1, 0.5):
-        assert ivr[fpr <= budget].max() == pytest.approx(evaluate.ivr_at_fpr(scores, purchased, budget))
-
-
 def test_users_are_drawn_whole_as_many_as_there_are() -> None:
     user = np.array([7, 7, 7, 3, 3, 9])
     purchased = np.array([True, False, False, False, False, True])

@@ -68,6 +68,29 @@ def test_same_log_gives_the_same_model(ledger: database.Connection) -> None:
         assert np.array_equal(bias, bias_again)
 
 
+@pytest.mark.parametrize("kind", ["network", "deep_cross"])
+def test_trained_again_from_the_entry_of_its_set_a_model_has_the_same_digest(
+    ledger: database.Connection, kind: str
+) -> None:
+    learn.learn(ledger, actor="tests", reason="", kind=kind, label_cutoff_ms=CUTOFF_MS)
+    (built,) = log.read(ledger, kinds=["dataset_built"])
+    registered = log.read(ledger, kinds=["model_registered"])[-1]
+    train, _ = learn.split(dataset.rebuild(ledger, built.position))
+    again = models_.to_artefact(learn.TRAINERS[kind](train))
+    assert models_.digest(again) == registered.payload["digest"] and registered.payload["kind"] == kind
+    profile = models_.from_artefact(again).metadata["profile"]
+    assert set(profile) == {"torch", "numpy", "machine", "cpu_capability"}
+
+
+def test_the_better_network_is_registered_under_its_own_kind_with_what_decided(ledger: database.Connection) -> None:
+    learned = learn.learn(ledger, actor="tests", reason="", kind="auto", label_cutoff_ms=CUTOFF_MS)
+    model = models_.from_artefact(deployments.load_artefact(ledger, learned.model_version))
+    (entry,) = log.read(ledger, kinds=["model_registered"])[-1:]
+    contest = entry.payload["metadata"]["contest"]
+    assert entry.payload["kind"] == model.kind == ("deep_cross" if contest["wins"] else "network")
+    assert contest == model.metadata["contest"] and len(contest["by_seed"]) == 3
+
+
 def test_withheld_labels_are_stated_in_the_entry(ledger: database.Connection) -> None:
     stretch = (START_MS, START_MS + 20_000)
     learn.learn(ledger, actor="tests", reason="", kind="velocity", label_cutoff_ms=CUTOFF_MS, withheld=[stretch])

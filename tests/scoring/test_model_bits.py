@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -32,41 +33,62 @@ def random_snapshots(random: np.random.Generator, rows: int) -> np.ndarray:
     return features
 
 
-def random_model(random: np.random.Generator, hidden: tuple[int, ...] = (64, 32), size: float = 1.0) -> model.Model:
+def random_model(
+    random: np.random.Generator, hidden: tuple[int, ...] = (64, 32), size: float = 1.0, cross: int = 0
+) -> model.Model:
     """Layers that no training made: large enough to reach every limit on the way."""
     learned = transform.Transform(
         random.normal(5, 3, WIDTH).astype(np.float32), random.lognormal(0, 1, WIDTH).astype(np.float32)
     )
-    widths = (WIDTH, *hidden, 1)
-    layers = tuple(
-        (model.on_grid(random.normal(0, size, (a, b))), model.on_grid(random.normal(0, size, b)))
-        for a, b in pairwise(widths)
-    )
-    return model.Model("network", learned, layers)
+    widths = [WIDTH, *hidden]
+    shapes = [*pairwise(widths), (widths[-1] + (WIDTH if cross else 0), 1)]
+    layers = tuple(random_layer(random, a, b, size) for a, b in shapes)
+    crossed = tuple(random_layer(random, WIDTH, WIDTH, size) for _ in range(cross))
+    return model.Model("deep_cross" if cross else "network", learned, layers, cross=crossed)
 
 
-@pytest.fixture(scope="module")
-def scored() -> tuple[model.Model, np.ndarray, np.ndarray]:
+def random_layer(random: np.random.Generator, inputs: int, outputs: int, size: float) -> model.Layer:
+    return model.on_grid(random.normal(0, size, (inputs, outputs))), model.on_grid(random.normal(0, size, outputs))
+
+
+Scored = tuple[model.Model, np.ndarray, np.ndarray]
+CROSS_LAYERS = {"network": 0, "deep_cross": 2}
+
+
+@functools.cache
+def scored_with(cross: int) -> Scored:
     random = np.random.default_rng(7)
-    judge, features = random_model(random, size=0.2), random_snapshots(random, 65_536)
+    judge, features = random_model(random, size=0.2, cross=cross), random_snapshots(random, 65_536)
     return judge, features, judge.score(features)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 255, 256, 257, model.BLOCK_ROWS + 1, 65_536])
-def test_a_row_scores_to_the_same_bits_in_any_batch(
-    scored: tuple[model.Model, np.ndarray, np.ndarray], batch: int
-) -> None:
+@pytest.fixture(scope="module", params=CROSS_LAYERS)
+def scored(request: pytest.FixtureRequest) -> Scored:
+    return scored_with(CROSS_LAYERS[request.param])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 255, 257, *(model.BLOCK_ROWS + k for k in (-1, 0, 1)), 65_536])
+def test_a_row_scores_to_the_same_bits_in_any_batch(scored: Scored, batch: int) -> None:
     judge, features, expected = scored
     rows = min(len(features), 40 * batch)
     again = [judge.score(features[start : min(start + batch, rows)]) for start in range(0, rows, batch)]
     assert np.concatenate(again).tobytes() == expected[:rows].tobytes()
 
 
+def test_a_row_scores_to_the_same_bits_on_both_sides_of_every_border(scored: Scored) -> None:
+    judge, rows = scored[0], 3 * model.BLOCK_ROWS + 5
+    features, expected = scored[1][:rows], scored[2][:rows]
+    for start in (1, 255, model.BLOCK_ROWS - 1, model.BLOCK_ROWS + 1):  # each row comes to lie in another place
+        assert judge.score(features[start:]).tobytes() == expected[start:].tobytes()
+    assert judge.score(features[::-1]).tobytes() == expected[::-1].tobytes()
+    borders = np.arange(model.BLOCK_ROWS, len(features), model.BLOCK_ROWS)
+    for row in [*(borders - 1), *borders, 0, len(features) - 1]:
+        assert judge.score(features[row : row + 1]).tobytes() == expected[row : row + 1].tobytes()
+
+
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 600))
 @settings(max_examples=30, deadline=None)
-def test_a_row_scores_to_the_same_bits_in_any_order_and_company(
-    scored: tuple[model.Model, np.ndarray, np.ndarray], seed: int, rows: int
-) -> None:
+def test_a_row_scores_to_the_same_bits_in_any_order_and_company(scored: Scored, seed: int, rows: int) -> None:
     judge, features, expected = scored
     chosen = np.random.default_rng(seed).integers(0, len(features), rows)
     assert judge.score(features[chosen]).tobytes() == expected[chosen].tobytes()
@@ -74,9 +96,7 @@ def test_a_row_scores_to_the_same_bits_in_any_order_and_company(
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("onednn", [True, False])
-def test_threads_and_kernels_do_not_change_a_bit(
-    scored: tuple[model.Model, np.ndarray, np.ndarray], threads: int, onednn: bool
-) -> None:
+def test_threads_and_kernels_do_not_change_a_bit(scored: Scored, threads: int, onednn: bool) -> None:
     judge, features, expected = scored
     threads_before, onednn_before = torch.get_num_threads(), torch.backends.mkldnn.is_available()
     try:
@@ -90,24 +110,25 @@ def test_threads_and_kernels_do_not_change_a_bit(
 
 
 @pytest.mark.parametrize("instructions", ["default", "avx2"])
-def test_a_processor_with_other_instructions_gives_the_same_bits(
-    scored: tuple[model.Model, np.ndarray, np.ndarray], instructions: str, tmp_path: Path
-) -> None:
+def test_a_processor_with_other_instructions_gives_the_same_bits(instructions: str, tmp_path: Path) -> None:
     """The libraries are told to do without their widest vectors, as they would on an older machine."""
-    judge, features, expected = scored
-    (tmp_path / "model").write_bytes(model.to_artefact(judge))
-    np.save(tmp_path / "features.npy", features)
+    expected = []
+    for kind, cross in CROSS_LAYERS.items():
+        judge, features, scores = scored_with(cross)
+        (tmp_path / f"{kind}.model").write_bytes(model.to_artefact(judge))
+        np.save(tmp_path / f"{kind}.npy", features)
+        expected.append(hashlib.sha256(scores.tobytes()).hexdigest())
     older = {
         "ATEN_CPU_CAPABILITY": instructions,
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2" if instructions == "default" else "AVX2",
         "NPY_DISABLE_CPU_FEATURES": " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])),
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCORE_THERE, str(tmp_path)],
+        [sys.executable, "-c", SCORE_THERE, str(tmp_path), *CROSS_LAYERS],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **older},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == [hashlib.sha256(expected.tobytes()).hexdigest()]
+    assert done.stdout.split() == expected
 
 
 SCORE_THERE = """
@@ -115,35 +136,57 @@ import hashlib, pathlib, sys
 import numpy
 from clickledger.scoring import model
 folder = pathlib.Path(sys.argv[1])
-judge = model.from_artefact((folder / "model").read_bytes())
-print(hashlib.sha256(judge.score(numpy.load(folder / "features.npy")).tobytes()).hexdigest())
+for kind in sys.argv[2:]:
+    judge = model.from_artefact((folder / f"{kind}.model").read_bytes())
+    print(hashlib.sha256(judge.score(numpy.load(folder / f"{kind}.npy")).tobytes()).hexdigest())
 """
 
 
-@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.01, 0.3, 3.0]), hidden=st.sampled_from([(), (8, 4)]))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([0.01, 0.3, 3.0]),
+    hidden=st.sampled_from([(), (8, 4)]),
+    cross=st.sampled_from([0, 1, 2]),
+)
 @settings(max_examples=40, deadline=None)
-def test_scores_equal_those_of_whole_number_arithmetic(seed: int, size: float, hidden: tuple[int, ...]) -> None:
+def test_scores_equal_those_of_whole_number_arithmetic(
+    seed: int, size: float, hidden: tuple[int, ...], cross: int
+) -> None:
     random = np.random.default_rng(seed)
-    judge, features = random_model(random, hidden, size), random_snapshots(random, 8)
+    judge, features = random_model(random, hidden, size, cross), random_snapshots(random, 4)
     expected = np.array([whole_number_score(judge, row) for row in features], dtype=np.float32)
     assert judge.score(features).tobytes() == expected.tobytes()
 
 
 def whole_number_score(judge: model.Model, row: np.ndarray) -> np.float32:
     """The same function by Python integers, one click and one sum at a time."""
-    values = [round(step) for step in judge.transform.inputs(row[None, :])[0].tolist()]
-    for number, (weight, bias) in enumerate(judge.layers):
-        weights = [[round(Fraction(float(w)) * 2**20) for w in column] for column in weight.T]
-        biases = [round(Fraction(float(b)) * 2**36) for b in bias]
-        sums = [b + sum(w * v for w, v in zip(ws, values, strict=True)) for ws, b in zip(weights, biases, strict=True)]
-        if number == len(judge.layers) - 1:
-            return np.float32(sums[0] / 2**36)
-        values = [min(max(round(Fraction(s, 2**20)), 0), 64 * 2**16) for s in sums]
-    raise AssertionError("a model ends in one logit")
+    inputs = [round(step) for step in judge.transform.inputs(row[None, :])[0].tolist()]
+    values = inputs
+    for layer in judge.layers[:-1]:
+        values = [limited(Fraction(s, 2**20), 0) for s in whole_number_sums(layer, values)]
+    crossed = inputs
+    for layer in judge.cross:
+        factors = [limited(Fraction(s, 2**20), -64) for s in whole_number_sums(layer, crossed)]
+        products = [round(Fraction(x * f, 2**16)) for x, f in zip(inputs, factors, strict=True)]
+        crossed = [limited(p + c, -64) for p, c in zip(products, crossed, strict=True)]
+    (logit,) = whole_number_sums(judge.layers[-1], [*values, *crossed] if judge.cross else values)
+    return np.float32(logit / 2**36)
 
 
-def test_extreme_snapshots_score_finitely() -> None:
-    judge = random_model(np.random.default_rng(3), size=2.0)
+def whole_number_sums(layer: model.Layer, values: list[int]) -> list[int]:
+    weight, bias = layer
+    columns = [[round(Fraction(float(w)) * 2**20) for w in column] for column in weight.T]
+    biases = [round(Fraction(float(b)) * 2**36) for b in bias]
+    return [b + sum(w * v for w, v in zip(ws, values, strict=True)) for ws, b in zip(columns, biases, strict=True)]
+
+
+def limited(value: Fraction | int, least: int) -> int:
+    return min(max(round(value), least * 2**16), 64 * 2**16)
+
+
+@pytest.mark.parametrize("cross", [0, 2])
+def test_extreme_snapshots_score_finitely(cross: int) -> None:
+    judge = random_model(np.random.default_rng(3), size=2.0, cross=cross)
     extremes = np.array([[INT32.min], [-1], [0], [INT32.max]], dtype=np.int32)
     assert np.isfinite(judge.score(np.repeat(extremes, len(feature_spec.FEATURES), axis=1))).all()
 
@@ -151,3 +194,10 @@ def test_extreme_snapshots_score_finitely() -> None:
 def test_no_clicks_have_no_scores() -> None:
     judge = random_model(np.random.default_rng(3))
     assert judge.score(np.empty((0, len(feature_spec.FEATURES)), dtype=np.int32)).shape == (0,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: bits are compared on CPUs alone")
+def test_a_gpu_gives_the_bits_of_a_cpu(scored: Scored) -> None:
+    judge, features, expected = scored
+    there = model.from_artefact(model.to_artefact(judge), device="cuda")
+    assert there.score(features).tobytes() == expected.tobytes()

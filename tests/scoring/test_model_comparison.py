@@ -87,14 +87,6 @@ def test_figures_are_of_the_first_seed_inside_their_intervals_with_the_others_be
     assert len(made["models"]["velocity"]["seeds"]) == 1
 
 
-def test_slices_with_few_purchases_have_no_curve(entrants: list[model_comparison.Entrant]) -> None:
-    test = draw(3_000, seed=2).dataset
-    thin = dataclasses.replace(test, slice=np.where(np.arange(len(test)) < 60, "tv/in", test.slice))
-    curves = model_comparison.curves_by_slice(entrants[0], thin)
-    assert set(curves) == {"app/in", "web/out"}
-    assert all(fpr[-1] == ivr[-1] == 1.0 for fpr, ivr in curves.values())
-
-
 def test_a_model_differs_from_itself_by_nothing_on_every_draw(entrants: list[model_comparison.Entrant]) -> None:
     twin = dataclasses.replace(entrants[0], kind="logistic_regression")
     made = model_comparison.judge([entrants[0], twin], draw(3_000, seed=2).dataset, draws=20)

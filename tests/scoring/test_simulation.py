@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.simulation import RobotsConfig, Simulated, SimulationConfig, Truth, simulate
 
 NAMES = Pseudonyms(bytes(32))
+TRUTH_MODULE = "clickledger.scoring.simulation_truth"
 START_MS = 1_759_449_600_000  # Friday 2025-10-03 00:00 UTC
 CONFIG = SimulationConfig(clicks=60_000, start_ms=START_MS, duration_hours=72, seed=7)
 COLUMNS = [field.name for field in fields(Simulated) if field.name not in {"config", "purchases"}]
@@ -207,3 +209,13 @@ def test_unusable_configuration_is_named(name: str, value: int) -> None:
 def test_too_many_robots_are_refused() -> None:
     with pytest.raises(InvalidInput, match="robots' share of clicks: expected"):
         replace(CONFIG, robots=RobotsConfig(burst_share=0.9))
+
+
+def test_every_module_that_is_no_simulation_is_kept_from_the_truth() -> None:
+    """The import contract names its modules one by one: a new one that it forgets could read the truth."""
+    repository = Path(__file__).parents[2]
+    contracts = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (kept,) = (c["source_modules"] for c in contracts if TRUTH_MODULE in c.get("forbidden_modules", []))
+    modules = {path.stem for path in (repository / "clickledger" / "scoring").glob("[!_]*.py")}
+    expected = {f"clickledger.scoring.{name}" for name in modules if not name.startswith("simulat")}
+    assert expected | {"clickledger.ledger", "clickledger.recovery"} == set(kept)

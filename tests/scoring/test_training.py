@@ -34,6 +34,36 @@ def network(taught: Traffic) -> model.Model:
 def test_trained_twice_the_artefact_is_the_same(taught: Traffic, network: model.Model) -> None:
     again = training.train_network(taught.dataset, CONFIG, seed=5)
     assert model.digest(model.to_artefact(again)) == model.digest(model.to_artefact(network))
+    short = dataclasses.replace(CONFIG, epochs_max=1, cross=2)
+    first, second = (training.train_deep_cross(taught.dataset, short, seed=5) for _ in range(2))
+    assert model.digest(model.to_artefact(first)) == model.digest(model.to_artefact(second))
+
+
+def test_the_number_of_threads_does_not_change_a_digest(taught: Traffic, network: model.Model) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        again = training.train_network(taught.dataset, CONFIG, seed=5)
+    finally:
+        torch.set_num_threads(threads)
+    assert model.digest(model.to_artefact(again)) == model.digest(model.to_artefact(network))
+
+
+def test_the_last_clicks_stop_a_training_early_where_asked_to(taught: Traffic) -> None:
+    config = dataclasses.replace(CONFIG, validation_share=0.15, patience=1, epochs_max=40, learning_rate=0.05)
+    course = training.train_network(taught.dataset, config).metadata
+    assert course["training"]["best_epoch"] <= course["training"]["epochs"] < 40
+    assert course["training"]["validation_loss"] > 0 and course["validation"]["rows"] == 1_800
+
+
+def test_a_deep_cross_model_has_layers_of_both_sorts(taught: Traffic) -> None:
+    with pytest.raises(InvalidInput, match="cross: expected at least one cross layer, got 0"):
+        training.train_deep_cross(taught.dataset, CONFIG)
+    judge = training.train_deep_cross(taught.dataset, dataclasses.replace(CONFIG, epochs_max=1, cross=1))
+    columns = len(transform.COLUMNS)
+    assert [weight.shape for weight, _ in judge.layers] == [(columns, 64), (64, 32), (32 + columns, 1)]
+    assert [weight.shape for weight, _ in judge.cross] == [(columns, columns)] and judge.kind == "deep_cross"
+    assert judge.cross[0][0].any()
 
 
 def test_another_seed_is_another_model(taught: Traffic, network: model.Model) -> None:
@@ -50,13 +80,17 @@ def test_training_leaves_threads_and_the_global_random_stream_alone(taught: Traf
 
 def test_every_kind_tells_robots_from_people(taught: Traffic, unseen: Traffic, network: model.Model) -> None:
     regression = training.train_logistic_regression(taught.dataset, CONFIG)
-    for judge, least in ((network, 0.97), (regression, 0.97), (training.velocity_model(), 0.9)):
+    crossed = training.train_deep_cross(taught.dataset, dataclasses.replace(CONFIG, cross=1))
+    judges = ((network, 0.97), (crossed, 0.97), (regression, 0.97), (training.velocity_model(), 0.9))
+    for judge, least in judges:
         assert evaluate.auc(judge.score(unseen.dataset.features), unseen.robotic) > least, judge.kind
 
 
 def test_the_regression_is_as_good_a_baseline_as_that_of_a_library(taught: Traffic, unseen: Traffic) -> None:
     """Early stopping or a slow learning rate would make it a weak one, which a network beats without any merit."""
-    ours = training.train_logistic_regression(taught.dataset, dataclasses.replace(CONFIG, learning_rate=1e-2))
+    ours = training.train_logistic_regression(
+        taught.dataset, dataclasses.replace(training.REGRESSION_CONFIG, epochs_max=8)
+    )
     known = taught.dataset
     learned = transform.fit(known.features)
     weights = training.sample_weights(known.features, known.human, CONFIG.weight_cap)
@@ -116,7 +150,10 @@ def test_a_model_states_what_it_was_made_of(taught: Traffic, network: model.Mode
     made_of = network.metadata
     assert made_of["seed"] == 5 and made_of["config"]["hidden"] == [64, 32]
     assert made_of["dataset"]["digest"] == taught.dataset.digest() and made_of["dataset"]["rows"] == 12_000
-    assert made_of["validation"]["auc"] > 0.5 and made_of["profile"]["torch"] == str(torch.__version__)
+    assert made_of["training"]["epochs"] == 8 and made_of["validation"] is None
+    assert made_of["profile"].keys() == {"torch", "numpy", "machine", "cpu_capability"}
+    assert made_of["profile"]["torch"] == str(torch.__version__)
+    assert model.from_artefact(model.to_artefact(network)).metadata["profile"] == made_of["profile"]
 
 
 def test_a_set_of_one_label_is_refused(taught: Traffic) -> None:

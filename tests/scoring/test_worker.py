@@ -19,7 +19,17 @@ from worker_processes import Workers, until, waiting_backends, workers
 from clickledger import errors
 from clickledger.console import home, processes, services, valkey
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import counter_epochs, counters, decide, exchange, heartbeat, model, stream, training
+from clickledger.scoring import (
+    counter_epochs,
+    counters,
+    decide,
+    exchange,
+    heartbeat,
+    model,
+    shadowing,
+    stream,
+    training,
+)
 from clickledger.scoring.click import Click
 from clickledger.scoring.consuming import Consumer, Message
 from clickledger.scoring.deciding import MODEL_UNUSABLE
@@ -372,6 +382,26 @@ def test_shadow_scores_are_written_for_new_clicks_only(
     assert flipped == (True,)
 
 
+def test_every_model_in_shadow_is_scored_and_named_by_its_rows(
+    conn: database.Connection, database_url: str, redis_url: str, redis_client: redis.Redis
+) -> None:
+    stable, candidate = register_velocity(conn, 1), register_velocity(conn, 2)
+    version = deploy_velocity(conn, 100, {"model": stable[0], "calibration": stable[1]})
+    with worker_here(database_url, redis_url):
+        decided(redis_url, clicks(0, 100))
+        epoch = shadowing.enter(conn, *candidate, actor="test")
+        until(lambda: {w.deployment_epoch for w in heartbeat.live(redis_client)} == {epoch}, "it to follow")
+        decided(redis_url, clicks(100, 100))
+    query = """
+        SELECT d.model_version, s.model_version, s.calibration_version, s.deployment_epoch, count(*)
+        FROM shadow_scores s JOIN decisions d USING (click_id) GROUP BY 1, 2, 3, 4 ORDER BY 4, 2"""
+    assert conn.execute(query).fetchall() == [
+        (version, *stable, 1, 100), (version, *stable, 2, 100), (version, *candidate, 2, 100)
+    ]  # fmt: skip
+    differ = conn.execute("SELECT count(DISTINCT (threshold, score)) > 2 FROM shadow_scores").fetchone()
+    assert differ == (True,)
+
+
 def test_worker_that_starts_on_an_intact_valkey_writes_nothing(
     fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
 ) -> None:
@@ -401,8 +431,8 @@ def test_a_canary_decides_for_its_share_of_the_users_by_hash_and_is_fenced_when_
     of_canary = {user.bytes for user, version in rows if version == canary[0]}
     assert of_canary == {one.user_key for one in sent[:700] if decide.user_share(one.user_key) < 0.05}
     assert 15 < len(of_canary) < 60, "5% of 700"
-    compared = conn.execute("SELECT count(*) FROM shadow_scores WHERE model_version = %s", (stable[0],)).fetchone()
-    assert compared == (700,)
+    compared = "SELECT count(*) FROM shadow_scores WHERE model_version = %s"
+    until(lambda: conn.execute(compared, (stable[0],)).fetchone() == (700,), "the stable model's scores of all")
     with stream.connect(redis_url) as client, database.connect(database_url) as watcher, held_log(conn):
         stream.put(client, sent[700:])
         until(lambda: bool(waiting_backends(watcher)), "the worker to append")

@@ -130,8 +130,11 @@ def deploy(
         raise errors.Refused(
             f"deploying passes no guard: expected --unguarded and --reason WHY, or clickledger model judge {model}"
         )
+    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads torch, which others need not pay
+
     with ledger(folder) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
+        shadowing.require_fed(conn, {"routes": [{"model": model}], "shadow": None})
         epoch = deployments.promote(conn, model, chosen, actor, reason, {"unguarded": True})
     output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides; it passed no guard")
     output.hint("clickledger incident list; undo with: clickledger model rollback --reason WHY")

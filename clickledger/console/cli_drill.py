@@ -1,0 +1,96 @@
+"""`clickledger drill`: put a fault into a ledger of its own, and see how long it takes to be corrected."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clickledger.console import output
+from clickledger.console.cli_services import HomeOption, JsonOption, load
+from clickledger.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from clickledger.settings import Settings
+
+DRILLS = ("bad-model", "threshold-typo")
+ZERO = {
+    "appended_by_revoked_after": "nothing of the bad model was appended after the rollback",
+    "doubled_billing": "no click is billed twice",
+    "differs_from_stable": "every decision of the range is what the stable model gives, to the bit",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(drill)
+
+
+def drill(
+    fault: Annotated[str, typer.Argument(help=f"One of {', '.join(DRILLS)}.")],
+    clicks: Annotated[int, typer.Option("--clicks", help="About how many the bad model is to decide.")] = 20_000,
+    rate: Annotated[float, typer.Option("--rate", help="Clicks a second while it can be noticed.")] = 200.0,
+    history: Annotated[
+        int | None, typer.Option("--history", help="Clicks to learn from; default 620 times the rate.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the simulated traffic.")] = 1,
+    keep_running: Annotated[bool, typer.Option("--keep-running", help="Leave its servers and workers up.")] = False,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Inject a fault on a scratch ledger, wait until it is corrected, and account for it in seconds, clicks and money.
+
+    Exit code 1 when anything that must be 0 is not.
+    """
+    if fault not in DRILLS:
+        raise InvalidInput(f"drill: expected one of {', '.join(DRILLS)}, got {fault!r}")
+    from clickledger.console import drill as drill_  # noqa: PLC0415 - torch, celery and SQLAlchemy, for this command only
+    from clickledger.console import drill_scene, lifecycle, services  # noqa: PLC0415 - as above
+
+    settings = _own_settings(load(folder))
+    cut = drill_scene.simulated(settings, clicks, rate, history, seed)
+    output.say(f"clickledger drill {fault}: {cut.scene.title}")
+    output.say(f"its ledger: {settings.home}")
+    try:
+        lifecycle.up(settings)
+        facts = drill_.play(fault, cut, services.attach(settings), rate)
+    finally:
+        if not keep_running:
+            lifecycle.down(settings)
+    _tell(facts)
+    output.name_home(settings.home)
+    output.hint(f"clickledger up && clickledger incident show {facts['incident_id']}")
+    if as_json:
+        output.result(facts)
+    if any(facts[name] for name in ZERO):
+        raise typer.Exit(1)
+
+
+def _own_settings(given: Settings) -> Settings:
+    """A ledger of its own, always local: a drill must never touch one that is in use."""
+    own = {
+        "home": given.home / f"drill-{time.strftime('%Y%m%d-%H%M%S')}",
+        "database_url": None,
+        "redis_url": None,
+        "http_port": 0,
+        "rollback_policy": "auto",
+        "auto_replay": True,
+        "auto_publish_gross_micros": 0,
+        "known_customer_purchase_age_hours": 0.0,  # the simulated days are few
+    }
+    return given.model_copy(update=own)
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    output.say("")
+    output.say(f"noticed {facts['noticed_after_seconds']:.1f} s after the stable model ran beside it")
+    output.say(f"rolled back {facts['rolled_back_after_seconds']:.2f} s later")
+    output.say(f"corrected decisions in force {facts['published_after_seconds']:.1f} s after it was noticed")
+    output.say(f"{facts['clicks']:,} clicks decided again, {facts['flips']:,} changed")
+    for name, what in (("wrongly_withheld", "people withheld"), ("wrongly_billed", "robots billed")):
+        before, after = (f"{facts[f'{name}_{side}']:,}" for side in ("before", "after"))
+        money = " -> ".join(f"{facts[f'{name}_micros_{side}'] / 1e6:,.2f}" for side in ("before", "after"))
+        output.say(f"clicks of {what}: {before} -> {after}, in money {money}")
+    for name, promise in ZERO.items():
+        output.say(f"{'ok    ' if not facts[name] else 'FAILED'} {promise}")
