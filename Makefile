@@ -10,8 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring bench bench-ledger \
-	bench-scoring bench-detection gallery clean
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring soak-recovery bench \
+	bench-ledger bench-scoring bench-detection bench-recovery gallery clean record-definitions
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ test-pg15: $(INSTALLED) ## the ledger's tests on PostgreSQL 15; PG15=its folder 
 	on Debian 12: apt-get install postgresql-15" >&2; exit 1; fi
 	CLICKLEDGER_TEST_POSTGRES_BIN=$(PG15) $(BIN)/python -m pytest tests/ledger
 
+record-definitions: $(INSTALLED) ## after a migration: what `audit verify` compares views, functions, triggers with; PG15=its folder
+	CLICKLEDGER_RECORD_DEFINITIONS=1 $(BIN)/python -m pytest -q tests/ledger/test_audit_definitions.py -k recorded
+	CLICKLEDGER_RECORD_DEFINITIONS=1 CLICKLEDGER_TEST_POSTGRES_BIN=$(PG15) \
+		$(BIN)/python -m pytest -q tests/ledger/test_audit_definitions.py -k recorded
+
 soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle (hours), longer races; STEPS=n, CLICKLEDGER_SEED=n
 	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \
 		tests/ledger/test_state_machine.py tests/ledger/test_log_races.py
@@ -62,6 +67,10 @@ soak-guardrails: $(INSTALLED) ## guardrails on 8 simulated weeks of healthy days
 soak-scoring: $(INSTALLED) ## recompute == recorded: 100,000 real clicks, CLICKS=1000000 simulated, 4 workers, kills
 	CLICKLEDGER_SOAK_CLICKS=$${CLICKS:-1000000} $(BIN)/python -m pytest -q -s --timeout=0 \
 		tests/scoring/test_recompute_soak.py
+
+soak-recovery: $(INSTALLED) ## replays of a million clicks under fifty kills (half an hour); CLICKS=n, KILLS=n, CLICKLEDGER_SEED=n
+	CLICKLEDGER_SOAK_CLICKS=$${CLICKS:-1000000} CLICKLEDGER_SOAK_KILLS=$${KILLS:-50} \
+		$(BIN)/python -m pytest -q -s --timeout=0 tests/recovery/test_chaos.py
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks
@@ -75,6 +84,9 @@ bench-scoring: $(INSTALLED) ## measure counting by size of call, recomputing, fo
 
 bench-detection: $(INSTALLED) ## false alarms and delays of detection over six simulated months (tens of minutes)
 	$(BIN)/python -m benchmarks.detection
+
+bench-recovery: $(INSTALLED) ## measure replay beside its pipe limit, publications, and live decisions during a replay
+	$(BIN)/python -m benchmarks publish replay recovery
 
 gallery: $(INSTALLED) ## the pictures of docs/gallery from simulated traffic (minutes)
 	$(BIN)/clickledger model gallery docs/gallery

@@ -14,7 +14,7 @@ LEDGER = (
     "checkpoints", "partitions",
 )  # fmt: skip
 SCORING = ("counting", "learning")
-NAMES = (*LEDGER, "ingest", "latency", "replay", *SCORING)
+NAMES = (*LEDGER, "ingest", "latency", "replay", "recovery", *SCORING)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -99,7 +99,7 @@ def _memory(client: redis.Redis, result: Result) -> None:
     for name, pattern in (("user", "cl:u:*"), ("IP", "cl:i:*")):
         sizes = [int(client.memory_usage(key) or 0) for key in client.scan_iter(match=pattern, count=1000)]
         result.figures.append(
-            Figure(f"memory of a record of a {name}", float(np.mean(sizes)), "bytes", f"{len(sizes):,}")
+            Figure(f"memory of a record, {name}", float(np.mean(sizes)), "bytes", f"{len(sizes):,} records")
         )
         result.keys[f"counting_bytes_{name.lower()}"] = round(float(np.mean(sizes)))
     seen = max(("cl:seen:0", "cl:seen:1"), key=client.hlen)

@@ -64,11 +64,25 @@ def evidence(signal: Signal, users: Array, withheld: Array, released: Array) -> 
     noise = (np.cumsum(released) + detection.PRIOR_RELEASED) / np.maximum(np.cumsum(users), 1)
     found = np.zeros(len(users))
     needed = min(signal.alone, signal.together) / detection.THETA_MAX
-    for tick in _worth_reading(level, needed):
-        found[tick] = level[tick] * detection.exponent(
-            float(noise[tick]) + signal.tolerated, float(noise[tick]), signal.allowance
-        )
+    ticks = _worth_reading(level, needed)
+    found[ticks] = level[ticks] * _exponents(noise[ticks] + signal.tolerated, noise[ticks], signal.allowance)
     return found
+
+
+def _exponents(withheld: Floats, released: Floats, allowance: float) -> Floats:
+    """`detection.exponent` of many rates at once (n,)."""
+    low, high = np.zeros(len(withheld)), np.full(len(withheld), detection.THETA_MAX)
+
+    def excess(theta: Floats) -> Floats:
+        return np.asarray(withheld * np.expm1(theta) + released * np.expm1(-theta) - allowance * theta)
+
+    highest = excess(high) <= 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        below = excess(middle) < 0.0
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    found = np.where(highest, detection.THETA_MAX, low)
+    return np.where(withheld - released >= allowance, 0.0, found)
 
 
 def _worth_reading(level: Array, needed: float) -> Array:

@@ -41,6 +41,7 @@ def _absolute(value: object) -> object:
 
 HomePath = Annotated[Path, BeforeValidator(_absolute)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_absolute), BeforeValidator(_none_if_empty)]
+OptionalCap = Annotated[int | None, BeforeValidator(_none_if_empty)]
 OptionalTime = Annotated[time | None, BeforeValidator(_none_if_empty)]
 OptionalSecret = Annotated[str | None, BeforeValidator(_none_if_empty), Field(repr=False)]
 
@@ -75,15 +76,22 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     replay_workers: int = Field(default=2, ge=1, le=256)
-    lease_seconds: float = Field(default=15.0, gt=0)  # a chunk whose worker is silent this long is given to another
+    lease_seconds: float = Field(default=10.0, gt=0)  # a chunk whose worker is silent this long is given to another
+    replay_live_p99_ms_max: float = Field(default=50.0, ge=0)  # above it replays pause; 0 = never
 
     detect_interval_seconds: float = Field(default=10.0, gt=0)
     known_customer_purchase_age_hours: float = Field(default=24.0, ge=0)  # younger purchases vouch for nobody
     rollback_policy: Literal["observe", "propose", "auto"] = "auto"
+    # Gross micros of each currency that one person may publish or revert, empty for no limit; above it takes two.
+    cap_publication_micros: OptionalCap = Field(default=10_000_000_000, ge=0)
+    cap_advertiser_micros: OptionalCap = Field(default=5_000_000_000, ge=0)
+    cap_day_micros: OptionalCap = Field(default=50_000_000_000, ge=0)
+    propose_interval_seconds: float = Field(default=3600.0, gt=0)  # between looks for corrections to propose
     auto_replay: bool = True  # after a rollback
     auto_publish_gross_micros: int = Field(default=0, ge=0)  # what may be published unasked; 0: nothing
 
     daily_training_at: OptionalTime = time(4, 30)  # UTC; empty: no model is trained by itself
+    candidate_shadow_hours: float = Field(default=24.0, ge=0)  # then a candidate's behaviour is judged
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 

@@ -14,10 +14,17 @@ from clickledger.errors import InvalidInput
 if TYPE_CHECKING:
     from clickledger.settings import Settings
 
-DRILLS = ("bad-model", "threshold-typo")
+LATE = "late-purchases"
+DRILLS = ("bad-model", "threshold-typo", LATE)
+SECONDS = {
+    "noticed_after_seconds": "noticed",
+    "rolled_back_after_seconds": "rolled back, since then,",
+    "published_after_seconds": "corrected decisions in force",
+}
 ZERO = {
     "appended_by_revoked_after": "nothing of the bad model was appended after the rollback",
     "doubled_billing": "no click is billed twice",
+    "still_withheld": "no click that led to a purchase is withheld",
     "differs_from_stable": "every decision of the range is what the stable model gives, to the bit",
 }
 
@@ -46,7 +53,7 @@ def drill(
     if fault not in DRILLS:
         raise InvalidInput(f"drill: expected one of {', '.join(DRILLS)}, got {fault!r}")
     from clickledger.console import drill as drill_  # noqa: PLC0415 - torch, celery and SQLAlchemy, for this command only
-    from clickledger.console import drill_scene, lifecycle, services  # noqa: PLC0415 - as above
+    from clickledger.console import drill_late, drill_scene, lifecycle, services  # noqa: PLC0415 - as above
 
     settings = _own_settings(load(folder))
     cut = drill_scene.simulated(settings, clicks, rate, history, seed)
@@ -54,16 +61,18 @@ def drill(
     output.say(f"its ledger: {settings.home}")
     try:
         lifecycle.up(settings)
-        facts = drill_.play(fault, cut, services.attach(settings), rate)
+        attached = services.attach(settings)
+        facts = drill_late.play(cut, attached, rate) if fault == LATE else drill_.play(fault, cut, attached, rate)
     finally:
         if not keep_running:
             lifecycle.down(settings)
     _tell(facts)
     output.name_home(settings.home)
-    output.hint(f"clickledger up && clickledger incident show {facts['incident_id']}")
+    shown = f"incident show {facts['incident_id']}" if "incident_id" in facts else "totals"
+    output.hint(f"clickledger up && clickledger {shown}")
     if as_json:
         output.result(facts)
-    if any(facts[name] for name in ZERO):
+    if any(facts.get(name) for name in ZERO):
         raise typer.Exit(1)
 
 
@@ -78,19 +87,23 @@ def _own_settings(given: Settings) -> Settings:
         "auto_replay": True,
         "auto_publish_gross_micros": 0,
         "known_customer_purchase_age_hours": 0.0,  # the simulated days are few
+        "propose_interval_seconds": 2.0,  # corrections of late purchases, else every hour
     }
     return given.model_copy(update=own)
 
 
 def _tell(facts: dict[str, Any]) -> None:
     output.say("")
-    output.say(f"noticed {facts['noticed_after_seconds']:.1f} s after the stable model ran beside it")
-    output.say(f"rolled back {facts['rolled_back_after_seconds']:.2f} s later")
-    output.say(f"corrected decisions in force {facts['published_after_seconds']:.1f} s after it was noticed")
+    for name, what in SECONDS.items():
+        if name in facts:
+            output.say(f"{what} after {facts[name]:.2f} s")
     output.say(f"{facts['clicks']:,} clicks decided again, {facts['flips']:,} changed")
     for name, what in (("wrongly_withheld", "people withheld"), ("wrongly_billed", "robots billed")):
+        if f"{name}_before" not in facts:
+            continue
         before, after = (f"{facts[f'{name}_{side}']:,}" for side in ("before", "after"))
         money = " -> ".join(f"{facts[f'{name}_micros_{side}'] / 1e6:,.2f}" for side in ("before", "after"))
         output.say(f"clicks of {what}: {before} -> {after}, in money {money}")
     for name, promise in ZERO.items():
-        output.say(f"{'ok    ' if not facts[name] else 'FAILED'} {promise}")
+        if name in facts:
+            output.say(f"{'ok    ' if not facts[name] else 'FAILED'} {promise}")

@@ -1,17 +1,26 @@
-"""`clickledger model ...`: train and evaluate. What else there is, modules called `cli_model_*` add."""
+"""`clickledger model ...`: train, and what modules called `model_*` add."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clickledger import console
-from clickledger.console import model_evaluation, model_gallery, moments, output
+from clickledger.console import (
+    model_compare,
+    model_daily,
+    model_dataset,
+    model_evaluation,
+    model_gallery,
+    model_history,
+    model_promotion,
+    model_shadow,
+    moments,
+    output,
+)
 from clickledger.console.cli_services import HomeOption, JsonOption
+from clickledger.console.model_promotion import ActorOption
 from clickledger.console.recovery_words import ledger
 from clickledger.errors import Refused
 from clickledger.ledger import database
@@ -20,20 +29,15 @@ if TYPE_CHECKING:  # loads torch
     from clickledger.scoring.learn import Learned
     from clickledger.scoring.recipe import Recipe
 
-PREFIX = "cli_model_"
-ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes into the log.")]
-ModelArgument = Annotated[int, typer.Argument(metavar="MODEL", help="Model version, from `model list`.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, judge, promote and roll back models.")
+    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, compare, judge, promote and roll back models.")
     models.command()(train)
     models.command()(model_evaluation.evaluate)
     models.command()(model_gallery.gallery)
-    for module in sorted(entry.name for entry in pkgutil.iter_modules(console.__path__)):
-        if module.startswith(PREFIX):
-            importlib.import_module(f"{console.__name__}.{module}").register(models)
+    for module in (model_daily, model_dataset, model_history, model_compare, model_shadow, model_promotion):
+        module.register(models)
     app.add_typer(models, name="model")
 
 
@@ -125,4 +129,4 @@ def _tell(learned: Learned) -> None:
     )
     for missed in learned.too_little:
         output.say(f"too little data: {missed}")
-    output.hint(f"clickledger model show {learned.model_version}; clickledger model judge {learned.model_version}")
+    output.hint(f"clickledger model judge {learned.model_version}; clickledger model shadow {learned.model_version}")

@@ -18,6 +18,7 @@ from clickledger.ledger.rights import Role
 from clickledger.recovery import incidents, pages
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
+ActorOption = Annotated[str | None, typer.Option("--actor", help="Who does this, for the log; else the user's name.")]
 IncidentArgument = Annotated[int, typer.Argument(metavar="INCIDENT", help="Incident id, from `incident list`.")]
 
 

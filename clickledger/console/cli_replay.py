@@ -6,120 +6,37 @@ success names the next command.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clickledger import errors
-from clickledger.console import output
+from clickledger import errors, settings
+from clickledger.console import cli_plan, output, replay_watch
 from clickledger.console import recovery_words as words
-from clickledger.console.cli_recovery import ReasonOption
+from clickledger.console.cli_recovery import ActorOption, ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import actor, attached, connected, ledger
-from clickledger.ledger import comparison, database, runs
-from clickledger.ledger.authority_map import RANGE
+from clickledger.console.recovery_words import attached, connected, ledger, named
+from clickledger.ledger import comparison, four_eyes, runs
+from clickledger.ledger.authority_map import SPARSE
 from clickledger.ledger.rights import Role
-from clickledger.recovery import progress, publishing
-
-if TYPE_CHECKING:  # importing it takes a second: models come with torch
-    from clickledger.recovery.replay import Plan
+from clickledger.recovery import progress, publishing, throttle
 
 STATED = "stated"  # what a sparse run decides by, in place of a model
-IncidentOption = Annotated[int | None, typer.Option("--incident", help="Replay what this incident's model decided.")]
-PositionsOption = Annotated[
-    tuple[int, int] | None, typer.Option("--positions", help="Log positions [LO, HI) instead.", metavar="LO HI")
-]
-ModelOption = Annotated[int | None, typer.Option("--model", help="With --positions: the model version.")]
-CalibrationOption = Annotated[int | None, typer.Option("--calibration", help="With --positions: the calibration.")]
-SliceOption = Annotated[
-    list[str] | None, typer.Option("--slice", help="Only this slice; carry the others. Repeatable.")
-]
-AdvertiserOption = Annotated[
-    list[str] | None, typer.Option("--advertiser", help="Only this advertiser, others carried; repeatable.")
-]
 RunArgument = Annotated[int, typer.Argument(metavar="RUN", help="Run id, from `replay list`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     replay = typer.Typer(help="Decide past clicks again, compare, publish, undo.", no_args_is_help=True)
-    for command in (plan, start, watch, compare, publish, revert, abandon, retry):
+    cli_plan.register(replay)
+    for command in (watch, pause, resume, cancel, retry, compare, publish, revert):
         replay.command()(command)
+    replay.command("propose-revert")(propose_revert)
     replay.command("list")(list_runs)
+    replay.command("proposals")(list_proposals)
     app.add_typer(replay, name="replay")
-
-
-def _plan(
-    conn: database.Connection,
-    incident_id: int | None,
-    positions: tuple[int, int] | None,
-    versions: tuple[int | None, int | None],
-    slices: list[str] | None,
-    advertisers: list[str] | None,
-) -> Plan:
-    """The plan that the options describe. Raises InvalidInput when they describe none."""
-    from clickledger.recovery import redecide, replay  # noqa: PLC0415 - loads torch, as below
-
-    named = {redecide.SCOPE_SLICES: slices, redecide.SCOPE_ADVERTISERS: advertisers}
-    scope = {name: wanted for name, wanted in named.items() if wanted}
-    model, calibration = versions
-    if incident_id is not None and positions is None and versions == (None, None):
-        return replay.for_incident(conn, incident_id, scope)
-    if incident_id is None and positions is not None and model is not None and calibration is not None:
-        return replay.for_positions(conn, *positions, model, calibration, scope)
-    raise errors.InvalidInput("expected --incident, or --positions with --model and --calibration")
-
-
-def plan(
-    incident_id: IncidentOption = None,
-    positions: PositionsOption = None,
-    model: ModelOption = None,
-    calibration: CalibrationOption = None,
-    slices: SliceOption = None,
-    advertisers: AdvertiserOption = None,
-    folder: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what a replay would do: clicks, flips and money, duration, what cannot be replayed. Writes nothing."""
-    from clickledger.recovery import replay  # noqa: PLC0415 - loads torch, which others need not pay
-
-    chosen = attached(folder)
-    with connected(chosen) as conn:
-        made = _plan(conn, incident_id, positions, (model, calibration), slices, advertisers)
-        preview = replay.preview(conn, made, chosen.replay_workers)
-    words.show_plan(made, preview)
-    output.hint(f"clickledger replay start {words.options_of(made)} --plan {made.digest} --reason ...")
-    if as_json:
-        estimate = asdict(preview.estimate) | {"flips": preview.estimate.flips}
-        shown = {k: v for k, v in asdict(made).items() if k != "last_chain_hash"} | {"digest": made.digest}
-        output.result(shown | {"clicks": preview.clicks, "estimate": estimate, "seconds": preview.seconds,
-                               "not_replayed": preview.not_replayed})  # fmt: skip
-
-
-def start(
-    reason: ReasonOption,
-    incident_id: IncidentOption = None,
-    positions: PositionsOption = None,
-    model: ModelOption = None,
-    calibration: CalibrationOption = None,
-    slices: SliceOption = None,
-    advertisers: AdvertiserOption = None,
-    digest: Annotated[str | None, typer.Option("--plan", help="The plan's digest; refused when it changed.")] = None,
-    folder: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Start a replay; the workers take it from here. Nothing in force changes before it is published."""
-    from clickledger.recovery import replay  # noqa: PLC0415 - loads torch, which others need not pay
-
-    with ledger(folder) as conn:
-        made = _plan(conn, incident_id, positions, (model, calibration), slices, advertisers)
-        run = replay.start(conn, made, actor(), reason, digest=digest)
-    output.say(f"run {run.run_id} replays {run.row_count} clicks through model {run.model_version}")
-    output.hint(f"clickledger replay watch {run.run_id}")
-    if as_json:
-        output.result({"run_id": run.run_id, "clicks": run.row_count, "plan": made.digest})
 
 
 def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -146,15 +63,46 @@ def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         output.result({"runs": [words.run_fields(r) for r in found]})
 
 
+def list_proposals(folder: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List proposed corrections that wait for somebody: undecided clicks resolved, purchases that came late."""
+    from clickledger.recovery import due_corrections  # noqa: PLC0415 - loads torch, which others need not pay
+
+    with ledger(folder, Role.AUDITOR_READER) as conn:
+        found = due_corrections.listed(conn)
+    columns = ("run", "proposed at", "what", "clicks", "flips", "change in micros", "digest")
+    lines = [
+        (p.run_id, p.proposed_at.isoformat(), p.what, p.clicks, p.summary["flips"], _change(p.summary), p.digest)
+        for p in found
+    ]
+    output.rows(f"{len(found)} proposals", columns, lines)
+    if found:
+        first = found[0]
+        output.hint(f"clickledger replay publish {first.run_id} --digest {first.digest} --reason ...")
+    if as_json:
+        output.result({"proposals": [p._asdict() for p in found]})
+
+
+def _change(summary: dict[str, int]) -> int:
+    return summary["adjustments_micros"] + summary["write_off_micros"]
+
+
 def watch(
     run_id: RunArgument,
     seconds: Annotated[float, typer.Option("--timeout", help="Give up after so many seconds; 0 = never.")] = 0.0,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a replay until it is compared. Exit code 3 when it is stuck or abandoned, 5 on a timeout."""
-    with ledger(folder, Role.AUDITOR_READER) as conn:
-        run = words.follow(conn, run_id, seconds)
+    """Watch a replay until it is compared; ^C detaches, the replay goes on.
+
+    Exit code 3 when it is stuck or abandoned, 5 on a timeout.
+    """
+    chosen = attached(folder)
+    with connected(chosen, Role.AUDITOR_READER) as conn:
+        try:
+            run = replay_watch.follow(conn, run_id, seconds, lambda: _held_up(chosen))
+        except KeyboardInterrupt:
+            _detach(run_id, as_json)
+            return
         if run.stage == "stuck":
             for number, attempts, error in progress.quarantined(conn, run_id):
                 output.say(f"chunk {number} failed {attempts} times: {error}")
@@ -170,10 +118,60 @@ def watch(
         output.result(words.run_fields(run) | {"comparison": words.comparison_fields(compared)})
 
 
+def _held_up(chosen: settings.Settings) -> str | None:
+    """What workers say when they give way to live traffic, if they do now."""
+    limit = chosen.replay_live_p99_ms_max
+    found = throttle.live_p99_ms(str(chosen.redis_url)) if limit and chosen.redis_url else None
+    if found is None or found <= limit:
+        return None
+    return f"live p99 is {found:.1f} ms: workers give way above {limit:g} (CLICKLEDGER_REPLAY_LIVE_P99_MS_MAX)"
+
+
+def _detach(run_id: int, as_json: bool) -> None:
+    """End watching; the run is the workers' and goes on."""
+    output.say(f"detached; run {run_id} goes on")
+    output.hint(f"clickledger replay watch {run_id}")
+    if as_json:
+        output.result({"run_id": run_id, "detached": True})
+
+
+def pause(
+    run_id: RunArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give out no more chunks of a run; those under way are finished."""
+    with ledger(folder) as conn:
+        runs.pause(conn, run_id, named(actor), reason)
+    output.say(f"run {run_id} is paused")
+    output.hint(f"clickledger replay resume {run_id} --reason ...")
+    if as_json:
+        output.result({"run_id": run_id})
+
+
+def resume(
+    run_id: RunArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a paused run, where it stood."""
+    with ledger(folder) as conn:
+        runs.resume(conn, run_id, named(actor), reason)
+    output.say(f"run {run_id} goes on")
+    output.hint(f"clickledger replay watch {run_id}")
+    if as_json:
+        output.result({"run_id": run_id})
+
+
 def compare(
     run_id: RunArgument,
     report: Annotated[Path | None, typer.Option("--report", help="Write a page with all of it and pictures.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Show the newest comparison; make none.")] = False,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -186,10 +184,10 @@ def compare(
     with ledger(folder) as conn:
         run = progress.of_run(conn, run_id)
         if not last and run.stage != "published":
-            publishing.compare(conn, run_id, actor())
+            publishing.compare(conn, run_id, named(actor))
             run = progress.of_run(conn, run_id)
         compared = comparison.latest(conn, run_id)
-        detailed = effects.of_run(conn, run_id) if runs.get(conn, run_id).kind == RANGE else None
+        detailed = effects.of_run(conn, run_id) if runs.get(conn, run_id).kind != SPARSE else None
     words.show_comparison(compared)
     if detailed is not None:
         words.show_effects(detailed)
@@ -210,45 +208,103 @@ def publish(
     run_id: RunArgument,
     digest: Annotated[str, typer.Option("--digest", help="Of the comparison you looked at.")],
     reason: ReasonOption,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a run's decisions in force, all at once. Exit code 4 when the digest or the comparison is stale."""
-    with ledger(folder) as conn:
-        done = publishing.publish(conn, run_id, digest, actor(), reason)
+    chosen = attached(folder)
+    with connected(chosen) as conn:
+        done = publishing.publish(conn, run_id, digest, named(actor), reason, publishing.caps_of(chosen))
     output.say(f"run {run_id} is in force since position {done.position} ({done.seconds * 1000:.1f} ms)")
     output.hint(f"clickledger replay revert {run_id} --reason ... would undo it")
     if as_json:
         output.result({"run_id": run_id, "position": done.position, "milliseconds": done.seconds * 1000})
 
 
-def revert(run_id: RunArgument, reason: ReasonOption, folder: HomeOption = None, as_json: JsonOption = False) -> None:
+def revert(
+    run_id: RunArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Take a publication away: what it covered decides again."""
-    with ledger(folder) as conn:
-        done = publishing.revert(conn, run_id, actor(), reason)
+    chosen = attached(folder)
+    with connected(chosen) as conn:
+        done = publishing.revert(conn, run_id, named(actor), reason, publishing.caps_of(chosen))
     output.say(f"run {run_id} is no longer in force since position {done.position} ({done.seconds * 1000:.1f} ms)")
     output.hint(f"clickledger replay compare {run_id}, to publish it again")
     if as_json:
         output.result({"run_id": run_id, "position": done.position, "milliseconds": done.seconds * 1000})
 
 
-def abandon(run_id: RunArgument, reason: ReasonOption, folder: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Give a run up; its rows stay as evidence."""
+def propose_revert(
+    run_id: RunArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Propose that somebody else reverts a publication: above a cap it takes two people."""
     with ledger(folder) as conn:
-        publishing.abandon(conn, run_id, actor(), reason)
+        entry = four_eyes.propose_revert(conn, run_id, named(actor), reason)
+    output.say(f"reverting run {run_id} is proposed, at position {entry.position}")
+    output.hint(f"clickledger replay revert {run_id} --reason ..., by somebody else")
+    if as_json:
+        output.result({"run_id": run_id, "position": entry.position})
+
+
+def cancel(
+    run_id: RunArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a run up, at any stage but published; its rows stay as evidence."""
+    with ledger(folder) as conn:
+        publishing.abandon(conn, run_id, named(actor), reason)
     output.say(f"run {run_id} is abandoned")
     output.hint("clickledger replay list")
     if as_json:
         output.result({"run_id": run_id})
 
 
-def retry(run_id: RunArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Give the quarantined chunks of a run their attempts back."""
-    from clickledger.recovery import chunks  # noqa: PLC0415 - loads torch, which others need not pay
+class Reprocess(StrEnum):
+    """Which chunks are to be done again."""
 
+    MISSING = "missing"
+    FAILED = "failed"
+    ALL = "all"
+
+
+def retry(
+    run_id: RunArgument,
+    reprocess: Annotated[
+        Reprocess,
+        typer.Option(
+            "--reprocess",
+            help="failed: quarantined chunks get their attempts back; missing: leases are taken back as well, whoever "
+            "holds them; all: a new run takes this one's place, which is abandoned.",
+        ),
+    ] = Reprocess.FAILED,
+    reason: Annotated[str, typer.Option("--reason", help="Why; with `all` it goes into the log.")] = "",
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do chunks of a run again: those that failed, those that are missing, or all."""
+    from clickledger.recovery import chunks, replay  # noqa: PLC0415 - loads torch, which others need not pay
+
+    released = 0
     with ledger(folder) as conn:
-        released = chunks.release_quarantined(conn, run_id)
-    output.say(f"run {run_id}: {released} chunks are to do again")
+        if reprocess is Reprocess.ALL:
+            run_id = replay.again(conn, run_id, named(actor), reason or f"in place of run {run_id}").run_id
+            output.say(f"run {run_id} decides all of them again")
+        else:
+            released = chunks.release(conn, run_id, leased=reprocess is Reprocess.MISSING)
+            output.say(f"run {run_id}: {released} chunks are to do again")
     output.hint(f"clickledger replay watch {run_id}")
     if as_json:
         output.result({"run_id": run_id, "released": released})

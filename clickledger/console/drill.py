@@ -5,6 +5,8 @@ publishes what the replay gives at once, as a responder would who trusts it; eve
 
 `bad-model`       trained on a history whose human labels are missing for six hours of each day
 `threshold-typo`  a sound model, deployed with a threshold whose sign somebody got wrong
+
+`late-purchases`, in which no model is at fault, is in `drill_late`.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ def play(fault: str, cut: Cut, settings: Settings, rate: float) -> dict[str, Any
     """One drill on a fresh ledger whose processes are up; the facts, by the names of `--json`."""
     with database.connect(str(settings.database_url), application_name="clickledger drill", role=Role.REPLAYER) as conn:
         story = Story(cut.scene, settings, conn, pace_clicks_per_s=rate)
-        stable = _stable(story)
+        sound = stable(story)
         _let_slip(story, FAULTS[fault](story), cut.watched_from)
-        _wait_and_publish(story, stable)
+        _wait_and_publish(story, sound)
         return {"drill": fault, "rate": rate, **story.facts}
 
 
-def _stable(story: Story) -> Versions:
+def stable(story: Story) -> Versions:
     """History under the rule of a new ledger, then a model trained on it, and some traffic that it decides."""
     scene, conn = story.scene, story.conn
     with story.act(f"history: {scene.history_end:,} clicks and what they led to"):
@@ -57,7 +59,8 @@ def _stable(story: Story) -> Versions:
             conn, actor=ACTOR, reason="all labels", up_to_position=story.history_position, **scene.learning
         )
         versions = learned.model_version, learned.calibration_version
-        deployments.promote(conn, *versions, ACTOR, "stable")
+        # Without a shadow: beside the rule of a new ledger, which invalidates little, any trained model looks bad.
+        deployments.deploy(conn, {"routes": [_route(versions)], "shadow": None}, ACTOR, "stable")
     with story.act(f"{scene.stable_end - scene.history_end:,} clicks decided by it"):
         story.send(scene.stable_end)
     return versions
@@ -94,11 +97,11 @@ def _let_slip(story: Story, bad: Versions, watched_from: int) -> None:
     unwatched = watched_from - scene.stable_end
     if unwatched > 0:
         with story.act(f"it decides {unwatched:,} clicks with nothing in shadow: nobody can notice"):
-            route = {"slice": "*", "share": 1.0, "model": bad[0], "calibration": bad[1]}
-            stable = deployments.current(conn).routing["routes"][0]
+            route = _route(bad)
+            before = deployments.current(conn).routing["routes"][0]
             deployments.deploy(conn, {"routes": [route], "shadow": None}, ACTOR, "deployed without a shadow")
             story.send(watched_from)
-            shadow = {"model": stable["model"], "calibration": stable["calibration"]}
+            shadow = {"model": before["model"], "calibration": before["calibration"]}
             deployments.deploy(
                 conn, {"routes": [route], "shadow": shadow}, ACTOR, "now with the stable model beside it"
             )
@@ -121,6 +124,10 @@ def _let_slip(story: Story, bad: Versions, watched_from: int) -> None:
     output.say(f"    noticed {noticed:.1f} s after it could be, by {', '.join(raised.payload['signals'])}")
 
 
+def _route(versions: Versions) -> dict[str, Any]:
+    return {"slice": "*", "share": 1.0, "model": versions[0], "calibration": versions[1]}
+
+
 def _send_until_rolled_back(story: Story, epoch: int) -> int:
     """Send at the rate of the drill until the rollback that the detector causes; its position."""
     deadline = time.monotonic() + NOTICE_SECONDS_MAX
@@ -138,7 +145,7 @@ def _send_until_rolled_back(story: Story, epoch: int) -> int:
     )
 
 
-def _wait_and_publish(story: Story, stable: Versions) -> None:
+def _wait_and_publish(story: Story, sound: Versions) -> None:
     conn, number = story.conn, int(story.facts["incident_id"])
     raised_at = log.entry(conn, number).recorded_at
     [rolled_back] = [e for e in incidents.timeline(conn, number) if e.kind == "rollback_declared"]
@@ -163,7 +170,7 @@ def _wait_and_publish(story: Story, stable: Versions) -> None:
             "flips": compared.summary["flips"],
             "appended_by_revoked_after": drill_account.appended_after(conn, revoked, rolled_back.position),
             "doubled_billing": drill_account.doubled(conn),
-            "differs_from_stable": drill_account.differs_from(conn, *stable, lo, hi),
+            "differs_from_stable": drill_account.differs_from(conn, *sound, lo, hi),
             **{f"{name}_{side}": value for side, found in sides.items() for name, value in found.items()},
             "seconds": round(time.monotonic() - story.started, 1),
         }

@@ -8,11 +8,8 @@ Invariants:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
-from io import StringIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,13 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from clickledger.console import density_picture
+from clickledger.console import density_picture, report_page
+from clickledger.console.report_page import GRID, INK, LOOK, MUTED, Picture
 from clickledger.scoring import curves, examination, label_density
 from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED, Trial
 from clickledger.scoring.curves import Curve
 from clickledger.scoring.examination import Examination
 
-INK, MUTED, GRID = "#1c2733", "#5b6776", "#e3e7ec"
 NAMES = {"network": "network", "logistic_regression": "logistic regression", "velocity": "velocity rule"}
 PART_NAMES = {"*": "all clicks", "*/in": "all logged in", "*/out": "all logged out", "*/unknown": "login unknown"}
 LOOKS = (("#0b5cad", "-", "o"), ("#b4500b", "--", "s"), ("#4b5563", ":", "^"), ("#7a3e9d", "-.", "D"))
@@ -43,36 +40,12 @@ SET_NAMES = {
 SLICE_PURCHASES_MIN = 10
 FPR_LABEL = "FPR: share of purchasing clicks invalidated (square-root scale)"
 FPR_TICKS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_RC: Any = {
-    "svg.hashsalt": "clickledger",
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-}
-
-
-class Picture(NamedTuple):
-    """One picture: its name as a file, its heading, what one sees on it, the text in its place, and the SVG."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
 
 
 def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
     """IVR over FPR of every model over all clicks of the test part, budgets and knees marked."""
     knees = {kind: curves.knee(curve) for kind, curve in of.items()}
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(LOOK):
         figure = Figure(figsize=(8.4, 4.4), layout="constrained")
         axes = figure.add_subplot()
         for (kind, curve), (color, dashes, shape) in zip(of.items(), LOOKS, strict=False):
@@ -85,7 +58,6 @@ def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
         axes.set_ylabel("IVR: share of all clicks invalidated")
         axes.plot([], [], "*", color=MUTED, markersize=11, label="knee of the curve")
         axes.legend(frameon=False, loc="lower right", handlelength=3.4)
-        svg = _svg(figure)
     told = ", ".join(
         f"{name_of(kind)} {_ivr_at(curve, budgets[0]):.1%} (knee at FPR {knees[kind].fpr:.1%}, IVR "
         f"{knees[kind].ivr:.1%})"
@@ -96,7 +68,7 @@ def of_models(of: Mapping[str, Curve], budgets: Sequence[float]) -> Picture:
         f"{budgets[0]:.0%}: {told}. The higher curve is the better model; stars are the knees, beyond which a lost "
         "purchase buys less than the average one."
     )
-    return _picture("curves", "IVR against FPR, all clicks", caption, f"Line chart. {caption}", svg)
+    return report_page.picture("curves", "IVR against FPR, all clicks", caption, "Line chart", figure)
 
 
 def of_slices(trial: Trial) -> Picture:
@@ -104,7 +76,7 @@ def of_slices(trial: Trial) -> Picture:
     names = drawn_slices(trial)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(LOOK):
         figure = Figure(figsize=(8.8, 2.3 * rows + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, name in zip(grid.flat, names, strict=False):
@@ -115,7 +87,6 @@ def of_slices(trial: Trial) -> Picture:
             axes.set_ylabel("IVR in the slice")
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
-        svg = _svg(figure)
     said = "; ".join(_slice_said(name, trial) for name in names)
     caption = (
         "The curve of each slice on the later clicks, its knee, and where three sets of thresholds lie on it: "
@@ -123,7 +94,7 @@ def of_slices(trial: Trial) -> Picture:
         "budget, one that loses as many purchases as what ships, and what ships. The same threshold costs slices "
         f"unequally; their FPR, in this order: {said}."
     )
-    return _picture("slices", "IVR against FPR, by slice", caption, f"A line chart for each slice. {caption}", svg)
+    return report_page.picture("slices", "IVR against FPR, by slice", caption, "A line chart for each slice", figure)
 
 
 def drawn_slices(trial: Trial) -> list[str]:
@@ -137,7 +108,7 @@ def before_and_after(trial: Trial) -> Picture:
     figures = trial.fields["figures"]
     names = list(figures[SHIPPED])
     panels = (("fpr", "FPR"), ("ivr", "IVR"), ("coverage", "robotic coverage"))
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(LOOK):
         figure = Figure(figsize=(8.8, 0.5 * len(names) + 1.5), layout="constrained")
         for axes, (rate, title) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
             for number, (which, look) in enumerate(SETS.items()):
@@ -151,9 +122,8 @@ def before_and_after(trial: Trial) -> Picture:
             _plain(axes, "x")
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
-        svg = _svg(figure)
     caption = _before_after_said(trial)
-    return _picture("calibration", "Before and after calibration by slice", caption, f"Dot plot. {caption}", svg)
+    return report_page.picture("calibration", "Before and after calibration by slice", caption, "Dot plot", figure)
 
 
 def of_labels(seen: Examination) -> Picture:
@@ -180,7 +150,7 @@ def of_robots(run: Mapping[str, Any], fpr: float) -> Picture:
     models = run["models"]
     kinds = list(next(iter(models.values()))["recall_by_kind"])
     rows = ["all robots", *(kind.replace("_", " ") for kind in kinds), "people (wrongly)"]
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(LOOK):
         figure = Figure(figsize=(8.4, 0.46 * len(rows) + 1.2), layout="constrained")
         axes = figure.add_subplot()
         for number, ((kind, told), (color, _, shape)) in enumerate(zip(models.items(), LOOKS, strict=False)):
@@ -201,9 +171,8 @@ def of_robots(run: Mapping[str, Any], fpr: float) -> Picture:
         _plain(axes, "x")
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
-        svg = _svg(figure)
     caption = _robots_said(models, fpr, run["seed"])
-    return _picture("robots", "Robots caught, by kind", caption, f"Dot plot. {caption}", svg)
+    return report_page.picture("robots", "Robots caught, by kind", caption, "Dot plot", figure)
 
 
 def _robots_said(models: Mapping[str, Any], fpr: float, seed: int) -> str:
@@ -314,17 +283,3 @@ def _part_name(name: str) -> str:
     return {"*": "all clicks", "*/in": "all logged in", "*/out": "all logged out", "*/unknown": "all unknown"}.get(
         name, name
     )
-
-
-def _picture(name: str, title: str, caption: str, alt: str, svg: str) -> Picture:
-    return Picture(name, title, caption, alt, svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
-
-
-def _svg(figure: Figure) -> str:
-    """The picture's own element, without what a page does not need."""
-    out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r"\n\s*", "\n", text)

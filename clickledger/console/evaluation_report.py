@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clickledger.console import evaluation_page, evaluation_pictures
-from clickledger.console.evaluation_page import Card, Rows, Section, Term
-from clickledger.console.evaluation_pictures import PART_NAMES, Picture
+from clickledger.console import evaluation_pictures, report_page
+from clickledger.console.evaluation_pictures import PART_NAMES
+from clickledger.console.report_page import Card, Picture, Rows, Section, Term
 from clickledger.scoring.calibration_trial import EQUAL, GLOBAL, SHIPPED, Trial
 from clickledger.scoring.examination import Examination
 
 SETS = {GLOBAL: "one threshold, at the budget", EQUAL: "one threshold, equal FPR", SHIPPED: "by slice"}
+MADE_BY = "clickledger model evaluate"
 FORMS = {
     "global": "one threshold for all clicks, with a ceiling for each slice and login status",
     "hull": "a threshold by slice, from the concave hulls of the curves",
@@ -75,7 +76,7 @@ def of_files(fields: Mapping[str, Any], seen: Examination, budgets: Sequence[flo
         [said],
         [table, _coverage(seen), evaluation_pictures.of_models(seen.curves, budgets)],
     )
-    return evaluation_page.page("Model evaluation", lead, cards, [compared, *_sections(seen)], TERMS)
+    return report_page.page("Model evaluation", lead, cards, [compared, *_sections(seen)], TERMS, MADE_BY)
 
 
 def of_simulation(fields: Mapping[str, Any], seen: Examination, tables: Sequence[Rows]) -> str:
@@ -106,8 +107,8 @@ def of_simulation(fields: Mapping[str, Any], seen: Examination, tables: Sequence
     )
     drawn = evaluation_pictures.of_models(seen.curves, (0.01, 0.02, 0.05))
     curves = Section("curves", "Curves", [], [drawn, _coverage(seen)])
-    return evaluation_page.page(
-        "Model evaluation on simulated traffic", lead, cards, [compared, curves, *_sections(seen)], TERMS
+    return report_page.page(
+        "Model evaluation on simulated traffic", lead, cards, [compared, curves, *_sections(seen)], TERMS, MADE_BY
     )
 
 

@@ -12,7 +12,7 @@ from clickledger.console.cli_services import JsonOption
 from clickledger.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from clickledger.console.evaluation_pictures import Picture
+    from clickledger.console.report_page import Picture
 
 PAGE = "README.md"
 

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-COMMAND = re.compile(r"\bclickledger((?: (?:audit(?: key)?|incident|model|period|replay|retention))? [a-z]+)")
+COMMAND = re.compile(
+    r"\bclickledger((?: (?:audit(?: key)?|incident|model|period|replay|retention))? [a-z]+(?:-[a-z]+)*)"
+)
 FILE_COLUMNS = 300
 _named_home: ContextVar[Path | None] = ContextVar("named_home", default=None)
 
@@ -86,6 +88,11 @@ class Steps:
     def __init__(self, bar: Progress, task: Any) -> None:
         self._bar = bar
         self._task = task
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a terminal that shows it."""
+        return not self._bar.disable
 
     def advance(self, units: float = 1) -> None:
         self._bar.advance(self._task, units)

@@ -36,18 +36,34 @@ def warmth_of(conn: database.Connection, click: dict[str, Any]) -> Warm:
 
 def features_of(click: dict[str, Any]) -> dict[str, int]:
     """The recorded snapshot by feature name."""
-    row = feature_spec.unpack_snapshots([bytes(click["features"])], click["feature_schema"])[0]
+    return _named(click["features"], click["feature_schema"])
+
+
+def _named(snapshot: bytes, schema: int) -> dict[str, int]:
+    row = feature_spec.unpack_snapshots([bytes(snapshot)], schema)[0]
     return dict(zip(feature_spec.FEATURES, row.tolist(), strict=True))
 
 
+def recounted(story: Story) -> dict[int, dict[str, int]]:
+    """By run, the features it counted again from the log that are not as recorded: their names and values."""
+    click = story["click"]
+    recorded, found = features_of(click), {}
+    for decision in story["decisions"]:
+        if decision.get("recounted") is not None:
+            again = _named(decision["recounted"], click["feature_schema"])
+            found[decision["run_id"]] = {name: value for name, value in again.items() if recorded[name] != value}
+    return found
+
+
 def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
-    """Each decision of the click recomputed from its recorded snapshot: score, verdict, and whether it is the same.
+    """Each decision of the click recomputed from the snapshot it was made on: score, verdict, whether it is the same.
 
     What a sparse run stated was not computed: it has no score, and `exact` is None.
     """
     click, results = story["click"], []
-    features = feature_spec.unpack_snapshots([bytes(click["features"])], click["feature_schema"])
     for decision in story["decisions"]:
+        snapshot = bytes(decision.get("recounted") or click["features"])
+        features = feature_spec.unpack_snapshots([snapshot], click["feature_schema"])
         if _is_stated(decision):
             results.append({"run_id": decision["run_id"], "score": None, "verdict": None, "exact": None})
             continue
@@ -75,7 +91,7 @@ def _judge(conn: database.Connection, decision: dict[str, Any]) -> tuple[models_
 
 def show(story: Story, features: dict[str, int], again: list[dict[str, Any]], warm: Warm) -> None:
     """Print the story on stderr, in the order things happened."""
-    click = story["click"]
+    click, other = story["click"], recounted(story)
     output.say(f"click {click['click_id']} ({click['source']} {click['external_id']})")
     output.say(f"  clicked at {_when(click['event_time'])}, logged at position {click['log_position']}")
     output.say(
@@ -91,6 +107,9 @@ def show(story: Story, features: dict[str, int], again: list[dict[str, Any]], wa
         output.say(f"  outcome: {outcome['kind']} worth {outcome['value_micros']} micros")
     for decision, check in zip(story["decisions"], again, strict=True):
         _show_decision(decision, check, story)
+        if (changed := other.get(decision["run_id"])) is not None:
+            counted = ", ".join(f"{name}={value} (was {features[name]})" for name, value in changed.items())
+            output.say(f"    decided on features counted again from the log: {counted}")
     for line in story["billing"]:
         off = f", {line['write_off_micros']} written off" if line["write_off_micros"] else ""
         output.say(

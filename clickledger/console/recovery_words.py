@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import getpass
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clickledger import errors, settings
+from clickledger import settings
 from clickledger.console import output, services
 from clickledger.console.cli_services import load
 from clickledger.ledger import comparison, database, log
+from clickledger.ledger.authority_map import BACKTEST
 from clickledger.ledger.comparison import Comparison
 from clickledger.ledger.rights import Role
-from clickledger.recovery import progress
 from clickledger.recovery.incidents import Incident
 from clickledger.recovery.progress import Progress
 
 if TYPE_CHECKING:  # importing these takes a second: models come with torch
     from clickledger.recovery.effects import Effects
-    from clickledger.recovery.replay import Plan, Preview
+    from clickledger.recovery.plans import Plan
+    from clickledger.recovery.preview import Preview
     from clickledger.recovery.sampling import Interval
 
 WORDS = {
@@ -31,8 +31,6 @@ WORDS = {
     "incident_acknowledged": "acknowledged",
     "rollback_proposed": "rollback proposed",
 }
-POLL_SECONDS = 0.2
-SILENT_SECONDS = 15.0  # without progress: say where to look
 MICROS = 1_000_000
 COUNTS = ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")
 SELDOM = ("to_undecided", "carried")  # left out where all are 0, so that a table fits a narrow terminal
@@ -44,6 +42,11 @@ def actor() -> str:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user may have no name
         return "cli"
+
+
+def named(given: str | None) -> str:
+    """Who gives the command: as they say, or the user's name."""
+    return given or actor()
 
 
 def attached(folder: Path | None) -> settings.Settings:
@@ -112,6 +115,8 @@ def after_incident(conn: database.Connection, incident: Incident) -> str:
 
 def after_comparison(run: Progress, compared: Comparison) -> str:
     """The command that follows a comparison."""
+    if run.kind == BACKTEST:
+        return f"clickledger replay cancel {run.run_id} --reason ... once it is not needed; it is never published"
     if run.stage == "published":
         return f"clickledger replay revert {run.run_id} --reason ... would undo it"
     return f"clickledger replay publish {run.run_id} --digest {compared.digest} --reason ..."
@@ -132,8 +137,8 @@ def show_proposal(proposed: dict[str, Any]) -> None:
     if change.get("to_valid"):
         money = ", ".join(f"{m[0] / MICROS:+,.2f} {name}" for name, m in change["change_micros"].items())
         output.say(
-            f"a replay of the {change['clicks']:,} clicks so far would make about {change['to_valid'][0]:,} valid and "
-            f"{change['to_invalid'][0]:,} invalid ({money}) in {change['seconds']:g} s"
+            f"a replay of the {change['clicks']:,} clicks so far would make about {change['to_valid'][0]:,.0f} valid "
+            f"and {change['to_invalid'][0]:,.0f} invalid ({money}) in {change['seconds']:g} s"
         )
 
 
@@ -157,27 +162,28 @@ def _raises_at(reading: dict[str, Any]) -> str:
     return " or ".join(filter(None, (alone, together)))
 
 
-def options_of(plan: Plan) -> str:
-    """The options that describe a plan again."""
-    scope = [f"--slice {name}" for name in plan.scope.get("slices", ())]
-    scope += [f"--advertiser {name}" for name in plan.scope.get("advertisers", ())]
-    if plan.incident_id is not None:
-        return " ".join([f"--incident {plan.incident_id}", *scope])
-    versions = f"--model {plan.model_version} --calibration {plan.calibration_version}"
-    return " ".join([f"--positions {plan.lo} {plan.hi} {versions}", *scope])
-
-
 def show_plan(plan: Plan, preview: Preview) -> None:
     """A plan and what it would do."""
     estimate = preview.estimate
+    through = f"model {plan.model_version} with calibration {plan.calibration_version}"
+    if not plan.model_version:
+        through = "the models that decided them"
+    aside = ", as a backtest" if plan.kind == BACKTEST else ""
     output.say(
-        f"replay of {preview.clicks} clicks at positions [{plan.lo}, {plan.hi}) through model {plan.model_version} "
-        f"with calibration {plan.calibration_version}, about {preview.seconds:.0f} s"
+        f"{plan.mode} {preview.clicks} clicks at positions [{plan.lo}, {plan.hi}) in {preview.chunks} chunks through "
+        f"{through}{aside}"
     )
+    output.say(f"because: {plan.why}")
+    value, shortest, longest = preview.seconds
+    rate = f"{preview.clicks_per_second:,.0f} clicks/s a worker, as measured on a sample"
+    output.say(f"about {value:,.0f} s ({shortest:,.0f} to {longest:,.0f}), at {rate}")
     output.say(f"estimated from {estimate.sampled_clicks} clicks, with 95% intervals:")
     flips = {"to valid": estimate.to_valid, "to invalid": estimate.to_invalid, "to undecided": estimate.to_undecided}
     lines = [(name, _number(interval, 1)) for name, interval in flips.items()]
     lines += [(f"billed, {name}", _number(interval, MICROS)) for name, interval in estimate.change_micros.items()]
+    for groups in (estimate.by_slice, estimate.by_advertiser):
+        for group, money in groups.items():
+            lines += [(f"billed, {name}, {group}", _number(interval, MICROS)) for name, interval in money.items()]
     output.rows("would change", ("what", "by"), lines)
     for why, count in preview.not_replayed.items():
         output.say(f"stays as it is: {count} clicks, {why}")
@@ -230,26 +236,3 @@ def _totals(groups: dict[str, dict[str, int]], counts: list[str]) -> Iterator[tu
         change = sums["adjustments_micros"] + sums["write_off_micros"]
         money = [f"{m / MICROS:,.2f}" for m in (sums["billed_before_micros"], change, sums["billed_after_micros"])]
         yield (name, *(sums[c] for c in counts), *money)
-
-
-def follow(conn: database.Connection, run_id: int, seconds: float) -> Progress:
-    """Watch a run until it goes no further by itself. Raises Unavailable after `seconds` (0 = never)."""
-    run = progress.of_run(conn, run_id)
-    began = moved = time.monotonic()
-    warned = False
-    with output.progress(f"run {run_id}: {run.stage}", total=run.clicks) as bar:
-        bar.advance(run.clicks_done)
-        while run.stage in {"replaying", "staging", "comparing"}:
-            now = time.monotonic()
-            if seconds and now - began > seconds:
-                raise errors.Unavailable(f"run {run_id} is still {run.stage} after {seconds:g} s; clickledger status")
-            if not warned and now - moved > SILENT_SECONDS:
-                output.say(f"run {run_id}: no progress for {SILENT_SECONDS:g} s; do workers run? clickledger status")
-                warned = True
-            time.sleep(POLL_SECONDS)
-            before, run = run, progress.of_run(conn, run_id)
-            bar.advance(run.clicks_done - before.clicks_done)
-            bar.describe(f"run {run_id}: {run.stage}")
-            if (run.clicks_done, run.stage) != (before.clicks_done, before.stage):
-                moved, warned = now, False
-    return run

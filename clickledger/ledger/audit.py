@@ -24,6 +24,8 @@ from clickledger.ledger import (
     audit_authority,
     audit_chain,
     audit_counting,
+    audit_definitions,
+    audit_features,
     audit_money,
     audit_rows,
     audit_runs,
@@ -98,6 +100,7 @@ def _artefacts(conn: database.Connection) -> list[str]:
 # What is verified as a whole, each in a snapshot of its own: functions of a module, so that they travel to processes.
 CHECKS: list[tuple[str, Callable[[database.Connection], list[str]]]] = [
     ("replay runs", audit_runs.verify),
+    ("recounted snapshots", audit_features.verify),
     ("one authoritative decision per click", audit_authority.verify),
     ("money", audit_money.verify),
     ("comparisons", audit_money.verify_comparisons),
@@ -105,6 +108,7 @@ CHECKS: list[tuple[str, Callable[[database.Connection], list[str]]]] = [
     ("detached days", departure.faults),
     ("checkpoints", checkpoints.verify),
     ("folds", rebuild.differences),
+    ("definitions", audit_definitions.verify),
 ]
 BY_ENTRY = ("chain", "digests")
 COUNTING_ORDER = "counting order"
@@ -220,6 +224,7 @@ class _Audit:
         self._report.note(COUNTING_ORDER, self._counting_faults(head))
         self._report.overrides = audit_authority.overrides(self._conn)
         self._report.notes += audit_money.unused(self._conn) + departure.unused(self._conn)
+        self._report.notes += audit_definitions.unverified(self._conn)
 
     def _counting_faults(self, head: log.Head) -> list[str]:
         runs = audit_counting.joined(self._seqs)

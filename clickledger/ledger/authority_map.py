@@ -28,7 +28,7 @@ class ClickIds(NamedTuple):
 
 
 UNKNOWN = ClickIds()
-RANGE, SPARSE = "range", "sparse"  # kinds of runs
+RANGE, SPARSE, BACKTEST = "range", "sparse", "backtest"  # kinds of runs; a backtest is never published
 
 
 class Publication(NamedTuple):

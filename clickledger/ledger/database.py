@@ -270,6 +270,8 @@ def _translate(error: psycopg.Error) -> errors.ClickledgerError | None:
             return errors.Refused(message)
         case "CL005":
             return errors.Conflict(message)
+        case "CL006":
+            return errors.Refused(message)
         case "42501":  # insufficient privilege
             return errors.Refused(f"this role may not do that: {message}")
         case "23P01" | "23514":  # exclusion and check constraints

@@ -41,5 +41,10 @@ def digest(rows: Sequence[bytes]) -> bytes:
 
 def copy(conn: database.Connection, rows: Sequence[bytes]) -> None:
     """Write canonical rows, in the transaction that is open."""
-    with conn.cursor() as cursor, cursor.copy(COPY_ROWS.encode()) as stream:
-        stream.write(b"".join([COPY_HEADER, *(FIELD_COUNT + row for row in rows), COPY_TRAILER]))
+    copy_rows(conn, COPY_ROWS, FIELD_COUNT, rows)
+
+
+def copy_rows(conn: database.Connection, statement: str, field_count: bytes, rows: Sequence[bytes]) -> None:
+    """Write rows in their binary wire form by a COPY of so many fields, in the transaction that is open."""
+    with conn.cursor() as cursor, cursor.copy(statement.encode()) as stream:
+        stream.write(b"".join([COPY_HEADER, *(field_count + row for row in rows), COPY_TRAILER]))

@@ -25,9 +25,11 @@ ClicksOf = Mapping[int, Sequence[authority_map.SparseClick]]
 KINDS = (
     "ledger_created", "model_registered", "calibration_set", "deployment_changed", "rollback_declared",
     "counters_restored", "conflicts_recorded", "anomaly_raised", "incident_moved", "period_closed", "replay_planned",
-    "replay_staged", "replay_abandoned", "replay_compared", "replay_published", "replay_reverted",
+    "replay_staged", "replay_paused", "replay_resumed", "replay_abandoned", "replay_compared", "replay_published",
+    "replay_reverted",
     "legal_hold_set", "legal_hold_released", "day_detached", "day_dropped",
 )  # fmt: skip
+KIND_OF_RUN, PAUSED_OF_RUN = 14, 15  # places in a row of `replay_runs`
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Folds:
 
     def sparse_runs(self) -> list[int]:
         """Runs whose clicks `tables` needs: the log pins them by digest and does not list them."""
-        return [run_id for run_id, row in self.replay_runs.items() if row[-1] == authority_map.SPARSE]
+        return [run_id for run_id, row in self.replay_runs.items() if row[KIND_OF_RUN] == authority_map.SPARSE]
 
     def tables(self, clicks_of: ClicksOf) -> dict[str, set[Row]]:
         """Every cache as a set of rows, authority and overrides with their whole history.
@@ -148,7 +150,14 @@ class Folds:
             None,
             *authority_map.UNKNOWN,
             payload.get("kind", authority_map.RANGE),
+            None,
         ]
+
+    def _replay_paused(self, position: int, payload: Payload) -> None:
+        self.replay_runs[payload["run_id"]][PAUSED_OF_RUN] = position
+
+    def _replay_resumed(self, _: int, payload: Payload) -> None:
+        self.replay_runs[payload["run_id"]][PAUSED_OF_RUN] = None
 
     def _replay_staged(self, position: int, payload: Payload) -> None:
         self.replay_runs[payload["run_id"]][9:14] = [

@@ -165,3 +165,13 @@ def entry(conn: database.Connection, position: int) -> Entry:
     if not found or found[0].position != position:
         raise errors.NotFound(f"the log has no entry at position {position}")
     return found[0]
+
+
+def first_at(conn: database.Connection, moment: datetime) -> int:
+    """The first position recorded at a moment or later, the one after the head without any; as `position_at`."""
+    lo, hi = 1, head(conn).position + 1
+    while lo < hi:
+        middle = (lo + hi) // 2
+        row = conn.execute(SELECT_RECORDED, (middle,)).fetchone()
+        lo, hi = (middle + 1, hi) if row and row[0] < moment else (lo, middle)
+    return lo

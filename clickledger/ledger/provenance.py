@@ -22,13 +22,14 @@ PRUNED = "SET LOCAL plan_cache_mode = force_custom_plan"
 SELECT_BY_EXTERNAL_ID = "SELECT click_id FROM clicks WHERE external_id = %s LIMIT 2"
 SELECT_DECISIONS = """
     SELECT NULL::bigint AS run_id, deployment_epoch, model_version, calibration_version, score, threshold,
-           verdict::text, reason, carried FROM decisions WHERE click_id = %(id)s
+           verdict::text, reason, carried, NULL::bytea AS recounted FROM decisions WHERE click_id = %(id)s
     UNION ALL
     SELECT run_id, deployment_epoch, model_version, calibration_version, score, threshold,
-           verdict::text, reason, carried
-    FROM delayed_decisions WHERE click_id = %(id)s ORDER BY run_id NULLS FIRST"""
+           verdict::text, reason, carried,
+           (SELECT f.features FROM run_features f WHERE f.run_id = d.run_id AND f.click_id = d.click_id)
+    FROM delayed_decisions d WHERE click_id = %(id)s ORDER BY run_id NULLS FIRST"""
 SELECT_STORY = """
-    SELECT r.run_id, r.kind, r.status, r.incident_id, p.position AS published_position, p.reverted_position
+    SELECT r.run_id, r.kind, r.mode, r.status, r.incident_id, p.position AS published_position, p.reverted_position
     FROM replay_runs r LEFT JOIN publications p USING (run_id)
     WHERE r.run_id = ANY (%s) ORDER BY r.run_id, p.position"""
 SELECT_MODELS = """
@@ -113,6 +114,7 @@ def _decision(conn: database.Connection, row: dict[str, Any], click: dict[str, A
     return row | {
         "recorded": _entry(conn, row["run_id"]),
         "run_kind": story[0]["kind"],
+        "run_mode": story[0]["mode"],
         "run_status": story[0]["status"],
         "incident_id": story[0]["incident_id"],
         "history": [_entry(conn, at) for at in sorted(moments)],

@@ -17,8 +17,9 @@ import time
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, database, departed, layers, log, runs
-from clickledger.ledger.authority_map import SPARSE
+from clickledger.ledger import authority, database, departed, four_eyes, layers, log, runs
+from clickledger.ledger.authority_map import BACKTEST, SPARSE
+from clickledger.ledger.caps import NO_CAPS, Caps
 
 SELECT_NEWEST_COMPARISON = """
     SELECT comparison_id, adjustment_set, compared_at_position, digest, summary
@@ -44,15 +45,21 @@ class Published(NamedTuple):
     seconds: float
 
 
-def publish(conn: database.Connection, run_id: int, digest: str, actor: str, reason: str) -> Published:
+def publish(
+    conn: database.Connection, run_id: int, digest: str, actor: str, reason: str, caps: Caps = NO_CAPS
+) -> Published:
     """Put a staged run in force for its clicks, as the comparison named by `digest` said.
 
-    Raises Refused before it is staged or when it is in force already, StalePlan when the world changed since.
+    Raises Refused before it is staged, when it is in force already, and above a cap when nobody else planned or
+    compared it; StalePlan when the world changed since.
     """
+    prepared = four_eyes.of_publication(conn, run_id, digest)
     with log.writing(conn) as writer:
         started = time.perf_counter()
         run = _staged(writer, run_id)
         comparison_id, summary = _fresh_comparison(writer, run, digest)
+        how = f"clickledger replay compare {run_id}"
+        second = four_eyes.require(writer, f"run {run_id}", prepared, actor, caps, how)
         bounds = summary.get("click_ids", NO_CLICK_IDS)
         payload = {
             "run_id": run_id,
@@ -64,6 +71,7 @@ def publish(conn: database.Connection, run_id: int, digest: str, actor: str, rea
             "clicks": summary["clicks"],
             "flips": summary["flips"],
             "adjustments_micros": summary["adjustments_micros"],
+            **prepared.fields(second),
         }
         entry = writer.record("replay_published", payload, actor, reason)
         identity = (entry.position, run_id, comparison_id, run.lo, run.hi, *bounds, run.kind)
@@ -79,6 +87,8 @@ def _staged(writer: log.Writer, run_id: int) -> runs.Run:
     if not (found := writer.execute(runs.SELECT_RUN, (run_id,))):
         raise errors.NotFound(f"no replay run {run_id}")
     run = runs.Run(*found[0])
+    if run.kind == BACKTEST:
+        raise errors.Refused(f"run {run_id} is a backtest: it shows what a model would have decided, and stays aside")
     if run.status != "staged":
         raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
     if published := writer.execute(SELECT_PUBLISHED, (run_id,)):
@@ -105,8 +115,12 @@ def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[i
     return comparison_id, summary
 
 
-def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> Published:
-    """Take a publication away; what it covered decides again. Raises Refused unless it is in force and on top."""
+def revert(conn: database.Connection, run_id: int, actor: str, reason: str, caps: Caps = NO_CAPS) -> Published:
+    """Take a publication away; what it covered decides again.
+
+    Raises Refused unless it is in force and on top, and above a cap when nobody else proposed it.
+    """
+    prepared = four_eyes.of_revert(conn, run_id)
     with log.writing(conn) as writer:
         started = time.perf_counter()
         if not (published := writer.execute(SELECT_PUBLISHED, (run_id,))):
@@ -118,7 +132,10 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> P
                 f"run {top.run_id}, published at {top.position}, lies on top of run {run_id}: correct it by a new run"
             )
         departed.require_whole_run(writer.execute, run_id, "it stays in force")
-        payload = {"run_id": run_id, "kind": run.kind, "publication": position, "positions": [run.lo, run.hi]}
+        how = f"clickledger replay propose-revert {run_id}"
+        second = four_eyes.require(writer, f"reverting run {run_id}", prepared, actor, caps, how)
+        of = {"run_id": run_id, "kind": run.kind, "publication": position, "positions": [run.lo, run.hi]}
+        payload = of | prepared.fields(second)
         entry = writer.record("replay_reverted", payload, actor, reason)
         writer.execute("UPDATE publications SET reverted_position = %s WHERE position = %s", (entry.position, position))
         if run.kind == SPARSE:

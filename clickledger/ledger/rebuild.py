@@ -21,7 +21,7 @@ QUERIES = {
     "replay_runs": """
         SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
                incident_id, status, staged_position, encode(content_digest, 'hex'), click_id_min, click_id_max,
-               kind
+               kind, paused_position
         FROM replay_runs""",
     "comparisons": "SELECT comparison_id, run_id, compared_at_position, encode(digest, 'hex') FROM comparisons",
     "publications": """

@@ -68,6 +68,7 @@ RELATIONS: Mapping[str, Relation] = {
     "clicks": Relation(select=_SCORING),
     "decisions": Relation(select=(*_MONEY, Role.SCORER)),
     "delayed_decisions": Relation(select=_MONEY, insert=_REPLAYER),
+    "run_features": Relation(select=_READERS, insert=_REPLAYER),
     "outcomes": Relation(select=(*_READERS, Role.INGESTER), insert=(Role.INGESTER,)),
     "conflicts": Relation(select=_SCORING, insert=(Role.SCORER,)),
     "artefacts": Relation(select=_SCORING, insert=_REPLAYER),
@@ -93,7 +94,9 @@ RELATIONS: Mapping[str, Relation] = {
     "replay_runs": Relation(
         select=_READERS,
         insert=_REPLAYER,
-        update=_updated("status", "staged_position", "content_digest", "click_id_min", "click_id_max"),
+        update=_updated(
+            "status", "staged_position", "content_digest", "click_id_min", "click_id_max", "paused_position"
+        ),
     ),
     "publications": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("reverted_position")),
     "authority": Relation(select=_MONEY, insert=_REPLAYER, update=_updated("in_force")),
@@ -102,8 +105,11 @@ RELATIONS: Mapping[str, Relation] = {
     "replay_chunks": Relation(
         select=_READERS,
         insert=_REPLAYER,
-        update=_updated("status", "lease_until", "token", "worker", "attempts", "last_error", "content_digest"),
+        update=_updated(
+            "status", "lease_until", "token", "worker", "attempts", "last_error", "content_digest", "features_digest"
+        ),
     ),
+    "replay_plans": Relation(select=_READERS, insert=_REPLAYER),
     "shadow_scores": Relation(select=_READERS, insert=(Role.SCORER,)),
     "known_customers": Relation(select=_READERS, insert=_REPLAYER, update=_updated("purchased_at_ms", "purchases")),
     "known_customers_upto": Relation(select=_READERS, update=_updated("position")),
@@ -147,6 +153,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "refuse_sealed": Function(()),
     "refuse_change": Function(()),
     "refuse_rows_of_frozen_run": Function(()),
+    "refuse_backtest": Function(()),
     "refuse_overlapping_overrides": Function(()),
 }
 
@@ -182,9 +189,13 @@ ENTRIES: Mapping[str, Roles] = {
     "period_closed": _REPLAYER,
     "replay_planned": _REPLAYER,
     "replay_staged": _REPLAYER,
+    "replay_paused": _REPLAYER,
+    "replay_resumed": _REPLAYER,
     "replay_abandoned": _REPLAYER,
     "replay_compared": _REPLAYER,
     "replay_published": _REPLAYER,
+    "replay_revert_proposed": _REPLAYER,
+    "corrections_proposed": _REPLAYER,
     "replay_reverted": _REPLAYER,
     "checkpoint_key_set": _REPLAYER,
     "checkpoint_key_rotated": _REPLAYER,

@@ -2,40 +2,43 @@
 
 Invariants:
 - a run's range lies below the head when it is planned, so its manifest can never change;
-- a staged run holds exactly one decision for each click of its manifest, and takes no more.
+- a staged run holds exactly one decision for each click of its manifest, and takes no more;
+- a paused run gives out no chunk and is not staged; a backtest is like any other run, and never published.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clickledger import errors
 from clickledger.ledger import canonical, database, departed, log
-from clickledger.ledger.authority_map import RANGE, ClickIds
+from clickledger.ledger.authority_map import BACKTEST, RANGE, ClickIds
 
 CHUNK_ROWS = 10_000
-MODE = "rescore"  # on recorded snapshots
+RECOUNTED_CHUNK_ROWS = 50_000  # each reads the clicks of the longest window before it: fewer and larger ones
+RESCORE, RECOMPUTE = "rescore", "recompute"  # on recorded snapshots; on snapshots counted again from the log
+OWN = 0  # model and calibration of a recompute run that decides each click by those its live decision names
 SELECT_BATCHES = """
     SELECT position, row_count FROM log
     WHERE position >= %s AND position < %s AND kind = 'clicks_decided' ORDER BY position"""
 SELECT_RUN = """
     SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
-           incident_id, status, content_digest, click_id_min, click_id_max, kind
+           incident_id, status, content_digest, click_id_min, click_id_max, kind, paused_position
     FROM replay_runs WHERE run_id = %s"""
 INSERT_RUN = """
     INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
-                             status)
-    VALUES (%s, int8range(%s, %s), %s, %s, %s, %s, %s, %s, 'planned')"""
+                             status, kind)
+    VALUES (%s, int8range(%s, %s), %s, %s, %s, %s, %s, %s, 'planned', %s)"""
 INSERT_CHUNKS = """
     INSERT INTO replay_chunks (run_id, chunk_no, positions, row_count)
     SELECT %s, u.chunk_no, int8range(u.lo, u.hi), u.row_count
     FROM unnest(%s::integer[], %s::bigint[], %s::bigint[], %s::integer[]) AS u (chunk_no, lo, hi, row_count)"""
 SELECT_CHUNKS = """
-    SELECT lower(positions), upper(positions), row_count, content_digest, status
+    SELECT lower(positions), upper(positions), row_count, content_digest, features_digest, status
     FROM replay_chunks WHERE run_id = %s ORDER BY chunk_no"""
 # As text in the C collation, since there is no min(uuid): its order is that of the bytes.
 COUNT_STAGED = """
@@ -46,6 +49,7 @@ FREEZE = """
     UPDATE replay_runs SET status = 'staged', staged_position = %s, content_digest = %s, click_id_min = %s,
                            click_id_max = %s
     WHERE run_id = %s"""
+SET_PAUSED = "UPDATE replay_runs SET paused_position = %s WHERE run_id = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class Run:
     content_digest: bytes | None
     click_id_min: uuid.UUID | None = None  # of its clicks; known once it is staged
     click_id_max: uuid.UUID | None = None
-    kind: str = RANGE  # or SPARSE: some clicks logged in the range, by stated decisions
+    kind: str = RANGE  # or BACKTEST; or SPARSE: some clicks logged in the range, by stated decisions
+    paused_position: int | None = None
 
     @property
     def click_ids(self) -> ClickIds:
@@ -95,18 +100,21 @@ def plan(
     calibration_version: int,
     actor: str,
     reason: str,
-    mode: str = MODE,
+    mode: str = RESCORE,
+    kind: str = RANGE,
     scope: dict[str, list[str]] | None = None,
     incident_id: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    plan_digest: str | None = None,
+    also: Callable[[log.Writer, int], None] | None = None,
 ) -> Run:
     """Plan a run over positions [lo, hi): its manifest and chunks, one log entry.
 
-    Raises InvalidInput when the range is not below the head, NotFound without such a calibration, Refused when the
-    range holds no click.
+    `also` is called with the run's id in the same transaction: what it refuses leaves no run behind. Raises
+    InvalidInput when the range is not below the head, NotFound without such a calibration, Refused when the range holds
+    no click.
     """
-    if mode != MODE:
-        raise errors.InvalidInput(f"mode: expected {MODE}, got {mode!r}")
+    _check_kind(mode, kind)
     head = log.head(conn)
     if not 1 <= lo < hi <= head.position + 1:
         raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")
@@ -115,7 +123,8 @@ def plan(
         raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
     last = log.entry(conn, hi - 1)
     with log.writing(conn) as writer:
-        _check_calibration(writer, model_version, calibration_version)
+        if mode == RESCORE or model_version != OWN:
+            _check_calibration(writer, model_version, calibration_version)
         if gone := writer.execute("SELECT day FROM detached_days WHERE position > %s", (head.position,)):
             raise errors.Conflict(f"{gone[0][0]} was detached while the run was planned: plan again")
         rows = sum(chunk.row_count for chunk in chunks)
@@ -129,13 +138,17 @@ def plan(
             "chunks": len(chunks),
             "incident_id": incident_id,
             "last_chain_hash": last.chain_hash.hex(),  # pins the content of the whole range
+            "kind": kind,
+            "plan": plan_digest,
         }
         run_id = writer.record("replay_planned", payload, actor, reason).position
         scope_text = canonical.canonical_json(scope or {})
-        identity = (run_id, lo, hi, mode, model_version, calibration_version, scope_text, rows, incident_id)
+        identity = (run_id, lo, hi, mode, model_version, calibration_version, scope_text, rows, incident_id, kind)
         writer.execute(INSERT_RUN, identity)
         numbers = list(range(len(chunks)))
         writer.execute(INSERT_CHUNKS, (run_id, numbers, *[list(column) for column in zip(*chunks, strict=True)]))
+        if also is not None:
+            also(writer, run_id)
     return get(conn, run_id)
 
 
@@ -158,6 +171,13 @@ def cut(batches: Iterable[tuple[int, int]], lo: int, hi: int, chunk_rows: int) -
     elif chunks:
         chunks[-1] = chunks[-1]._replace(hi=hi)
     return chunks
+
+
+def _check_kind(mode: str, kind: str) -> None:
+    if mode not in (RESCORE, RECOMPUTE):
+        raise errors.InvalidInput(f"mode: expected {RESCORE} or {RECOMPUTE}, got {mode!r}")
+    if kind not in (RANGE, BACKTEST):
+        raise errors.InvalidInput(f"kind: expected {RANGE} or {BACKTEST}, got {kind!r}")
 
 
 def _check_calibration(writer: log.Writer, model_version: int, calibration_version: int) -> None:
@@ -188,22 +208,38 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
         run = Run(*writer.execute(SELECT_RUN, (run_id,))[0])
         if run.status == "staged":
             return run
-        if run.status != "planned":
-            raise errors.Refused(f"run {run_id}: expected status planned, got {run.status}")
+        if run.status != "planned" or run.paused_position:
+            stands = "paused" if run.paused_position else run.status
+            raise errors.Refused(f"run {run_id}: expected status planned, got {stands}")
         if missing := sum(status != "done" for *_, status in chunks):
             raise errors.Refused(f"run {run_id}: expected all {len(chunks)} chunks done, {missing} are not")
-        done = sum(row_count for _, _, row_count, _, _ in chunks)
+        done = sum(chunk[2] for chunk in chunks)
         if not counted.rows == counted.inside == done == run.row_count:
             raise errors.InvariantBroken(
                 f"run {run_id}: expected {run.row_count} decisions within [{run.lo}, {run.hi}), got {counted.inside} "
                 f"there and {counted.rows - counted.inside} elsewhere, in chunks of {done}"
             )
-        digest = canonical.run_digest([(lo, hi, rows, bytes(content)) for lo, hi, rows, content, _ in chunks])
-        freeze(writer, run_id, done, digest, counted.click_ids, actor)
+        digest = canonical.run_digest([(lo, hi, rows, bytes(content)) for lo, hi, rows, content, *_ in chunks])
+        freeze(writer, run_id, done, digest, counted.click_ids, actor, _features_digest(run, chunks))
     return get(conn, run_id)
 
 
-def freeze(writer: log.Writer, run_id: int, row_count: int, digest: bytes, click_ids: ClickIds, actor: str) -> None:
+def _features_digest(run: Run, chunks: list[tuple[Any, ...]]) -> bytes | None:
+    """What staging says of the snapshots that a recompute run decided on; None for other runs."""
+    if run.mode != RECOMPUTE:
+        return None
+    return canonical.run_digest([(lo, hi, rows, bytes(features)) for lo, hi, rows, _, features, _ in chunks])
+
+
+def freeze(
+    writer: log.Writer,
+    run_id: int,
+    row_count: int,
+    digest: bytes,
+    click_ids: ClickIds,
+    actor: str,
+    features_digest: bytes | None = None,
+) -> None:
     """Make a planned run a staged one, whose decisions are those of `digest` (see `canonical.run_digest`)."""
     payload = {
         "run_id": run_id,
@@ -211,6 +247,8 @@ def freeze(writer: log.Writer, run_id: int, row_count: int, digest: bytes, click
         "content_digest": digest.hex(),
         "click_ids": [str(click_id) for click_id in click_ids],
     }
+    if features_digest is not None:
+        payload["features_digest"] = features_digest.hex()
     entry = writer.record("replay_staged", payload, actor)
     writer.execute(FREEZE, (entry.position, digest, *click_ids, run_id))
 
@@ -232,6 +270,34 @@ def _count(conn: database.Connection, run: Run) -> _Count:
 def click_ids(conn: database.Connection, run: Run) -> ClickIds:
     """The bounds of a run's click ids, counted where staging did not note them (version 0.1.0)."""
     return run.click_ids if run.click_id_min else _count(conn, run).click_ids
+
+
+def pause(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:
+    """Give out no chunk of a run any more; those under way are finished. Raises Refused unless it is going on."""
+    with log.writing(conn) as writer:
+        run = _planned(writer, run_id)
+        if run.paused_position:
+            raise errors.Refused(f"run {run_id} is paused already, since position {run.paused_position}")
+        entry = writer.record("replay_paused", {"run_id": run_id}, actor, reason)
+        writer.execute(SET_PAUSED, (entry.position, run_id))
+
+
+def resume(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:
+    """Go on with a paused run where it stood. Raises Refused unless it is paused."""
+    with log.writing(conn) as writer:
+        if not _planned(writer, run_id).paused_position:
+            raise errors.Refused(f"run {run_id} is not paused: nothing to resume")
+        writer.record("replay_resumed", {"run_id": run_id}, actor, reason)
+        writer.execute(SET_PAUSED, (None, run_id))
+
+
+def _planned(writer: log.Writer, run_id: int) -> Run:
+    if not (found := writer.execute(SELECT_RUN, (run_id,))):
+        raise errors.NotFound(f"no replay run {run_id}")
+    run = Run(*found[0])
+    if run.status != "planned":
+        raise errors.Refused(f"run {run_id} is {run.status}: nothing of it is left to do")
+    return run
 
 
 def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:

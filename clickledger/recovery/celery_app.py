@@ -8,6 +8,7 @@ messages expire before the next one comes.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
 TRAINING_SECONDS = 60.0  # a run that is due begins, and one that was cut short goes on, within this
 WAKE_EXPIRES_SECONDS = 10.0
+NICENESS = 5  # a third of the CPU that a scoring worker gets where both want a core
 
 
 def configuration() -> dict[str, Any]:
@@ -65,6 +67,7 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
         "detect": chosen.detect_interval_seconds,
         "page": PAGE_SECONDS,
         "sweep": SWEEP_SECONDS,
+        "propose_corrections": chosen.propose_interval_seconds,
         "partitions_ahead": PARTITIONS_SECONDS,
         "sign_checkpoint": chosen.checkpoint_interval_seconds,
         **({} if chosen.daily_training_at is None else {"daily_training": TRAINING_SECONDS}),
@@ -87,11 +90,13 @@ def task(function: Callable[..., None]) -> Any:
     return app.task(name=f"clickledger.{function.__name__}")(function)
 
 
-def _one_thread(**_: Any) -> None:
-    """Workers scale by process; a pool of threads in each would only fight over the cores."""
+def _step_back(**_: Any) -> None:
+    """Workers scale by process; a pool of threads in each would only fight over the cores, which live clicks come
+    first to."""
     import torch  # noqa: PLC0415 - slow to import, and beat never needs it
 
     torch.set_num_threads(1)
+    os.nice(NICENESS)
 
 
 def _quieter(**_: Any) -> None:
@@ -100,5 +105,5 @@ def _quieter(**_: Any) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-worker_process_init.connect(_one_thread)
+worker_process_init.connect(_step_back)
 after_setup_logger.connect(_quieter)

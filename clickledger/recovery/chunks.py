@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import database, delayed, runs
+from clickledger.ledger import database, delayed, run_features, runs
 from clickledger.recovery import redecide
 
 ATTEMPTS_MAX = 5
@@ -30,11 +30,11 @@ CLAIM = """
         worker = %(worker)s, attempts = attempts + 1
     WHERE (run_id, chunk_no) = (
         SELECT c.run_id, c.chunk_no FROM replay_chunks c JOIN replay_runs r USING (run_id)
-        WHERE c.run_id = %(run)s AND c.status = 'todo' AND r.status = 'planned'
+        WHERE c.run_id = %(run)s AND c.status = 'todo' AND r.status = 'planned' AND r.paused_position IS NULL
         ORDER BY c.chunk_no LIMIT 1 FOR UPDATE OF c SKIP LOCKED)
     RETURNING chunk_no, lower(positions), upper(positions), row_count, attempts"""
 FINISH = """
-    UPDATE replay_chunks SET status = 'done', lease_until = NULL, content_digest = %s
+    UPDATE replay_chunks SET status = 'done', lease_until = NULL, content_digest = %s, features_digest = %s
     WHERE run_id = %s AND chunk_no = %s AND token = %s AND status = 'leased'"""
 # Kept under its lease, which then expires: the next attempt comes after a pause.
 NOTE_FAILURE = """
@@ -52,8 +52,10 @@ RETURN_EXPIRED = """
           WHERE status = 'leased' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED) expired
     WHERE (c.run_id, c.chunk_no) = (expired.run_id, expired.chunk_no)
     RETURNING c.run_id, c.chunk_no, c.status"""
-RELEASE_QUARANTINED = """
-    UPDATE replay_chunks SET status = 'todo', attempts = 0 WHERE run_id = %s AND status = 'quarantined'"""
+# What a lease covered may still be under way: without its token it comes to nothing.
+RELEASE = """
+    UPDATE replay_chunks SET status = 'todo', attempts = 0, lease_until = NULL, token = NULL
+    WHERE run_id = %s AND (status = 'quarantined' OR (%s AND status = 'leased'))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ class Returned(NamedTuple):
 
 
 def claim(conn: database.Connection, run_id: int, worker: str, lease_seconds: float) -> Lease | None:
-    """Lease the next chunk of a run that is to do; None when there is none, or the run is no longer planned."""
+    """Lease the next chunk of a run that is to do; None when there is none, or the run is paused or no
+    longer planned.
+    """
     token = uuid.uuid4()
     wanted = {"lease": lease_seconds, "token": token, "worker": worker, "run": run_id}
     row = conn.execute(CLAIM, wanted).fetchone()
@@ -92,29 +96,31 @@ def claim(conn: database.Connection, run_id: int, worker: str, lease_seconds: fl
     return Lease(run_id, chunk_no, lo, hi, row_count, attempts, token)
 
 
-def execute(conn: database.Connection, run: runs.Run, lease: Lease, judge: redecide.Judge) -> int:
+def execute(conn: database.Connection, run: runs.Run, lease: Lease, judges: redecide.Judges) -> int:
     """Decide the clicks of a leased chunk again and finish it; how many there were.
 
     Raises LostLease when the lease is no longer ours, InvariantBroken when the range does not hold its clicks.
     """
-    decided = redecide.rows(conn, run, lease.lo, lease.hi, judge)
-    if len(decided) != lease.row_count:
+    rows = redecide.rows(conn, run, lease.lo, lease.hi, judges)
+    if (found := len(rows.decisions)) != lease.row_count:
         raise errors.InvariantBroken(
-            f"run {lease.run_id}, chunk {lease.chunk_no}: expected {lease.row_count} clicks, got {len(decided)}"
+            f"run {lease.run_id}, chunk {lease.chunk_no}: expected {lease.row_count} clicks, got {found}"
         )
-    write(conn, lease, decided)
-    return len(decided)
+    features_digest = run_features.digest(rows.features) if run.mode == runs.RECOMPUTE else None
+    write(conn, lease, rows, features_digest)
+    return found
 
 
-def write(conn: database.Connection, lease: Lease, rows: list[bytes]) -> None:
+def write(conn: database.Connection, lease: Lease, rows: redecide.Rows, features_digest: bytes | None = None) -> None:
     """Write a chunk's canonical rows, in (log_position, line) order, and its state in one transaction."""
-    digest = delayed.digest(rows)
+    digest = delayed.digest(rows.decisions)
     with conn.transaction():
         # First of all: whoever lost the token learns it before a row of it goes out, and another executor waits here.
-        finished = conn.execute(FINISH, (digest, lease.run_id, lease.chunk_no, lease.token))
+        finished = conn.execute(FINISH, (digest, features_digest, lease.run_id, lease.chunk_no, lease.token))
         if finished.rowcount != 1:
             raise LostLease(f"run {lease.run_id}, chunk {lease.chunk_no}: expected token {lease.token} in force")
-        delayed.copy(conn, rows)
+        delayed.copy(conn, rows.decisions)
+        run_features.copy(conn, rows.features)
 
 
 def note_failure(conn: database.Connection, lease: Lease, error: Exception) -> None:
@@ -129,6 +135,11 @@ def sweep(conn: database.Connection) -> list[Returned]:
     return [Returned(*row) for row in conn.execute(RETURN_EXPIRED, {"most": ATTEMPTS_MAX})]
 
 
-def release_quarantined(conn: database.Connection, run_id: int) -> int:
-    """Give quarantined chunks their attempts back; how many."""
-    return conn.execute(RELEASE_QUARANTINED, (run_id,)).rowcount
+def release(conn: database.Connection, run_id: int, *, leased: bool = False) -> int:
+    """Give quarantined chunks their attempts back, with `leased` also those that somebody holds; how many.
+
+    Raises NotFound, or Refused when nothing of the run is left to do.
+    """
+    if (status := runs.get(conn, run_id).status) != "planned":
+        raise errors.Refused(f"run {run_id} is {status}: nothing of it is left to do")
+    return conn.execute(RELEASE, (run_id, leased)).rowcount

@@ -22,7 +22,15 @@ RAISED, MOVED, NOTED, ACKNOWLEDGED = "anomaly_raised", "incident_moved", "incide
 PROPOSED = "rollback_proposed"
 BY_HAND = "by hand"
 OWN = (MOVED, NOTED, ACKNOWLEDGED, PROPOSED, "rollback_declared", "replay_planned")  # they name their incident
-OF_RUNS = ("replay_staged", "replay_compared", "replay_published", "replay_reverted", "replay_abandoned")
+OF_RUNS = (
+    "replay_paused",
+    "replay_resumed",
+    "replay_staged",
+    "replay_compared",
+    "replay_published",
+    "replay_reverted",
+    "replay_abandoned",
+)
 SELECT_INCIDENT = """
     SELECT incident_id, status, deployment_epoch, model_version, run_id, updated_position
     FROM incidents WHERE incident_id = %s"""
@@ -129,17 +137,23 @@ def move(
 ) -> Incident:
     """Move an incident on. Raises NotFound, or Refused when it may not go there from where it stands."""
     with log.writing(conn) as writer:
-        found = writer.execute(SELECT_INCIDENT, (incident_id,))
-        if not found:
-            raise errors.NotFound(f"no incident {incident_id}")
-        current = _incident(found[0])
-        check_may_move(current, status)
-        payload: dict[str, Any] = {"incident_id": incident_id, "status": status.value}
-        if run_id is not None:
-            payload["run_id"] = run_id
-        entry = writer.record("incident_moved", payload, actor, reason)
-        writer.execute(UPDATE_INCIDENT, (status.value, run_id, entry.position, incident_id))
+        move_within(writer, incident_id, status, actor, reason, run_id)
     return get(conn, incident_id)
+
+
+def move_within(
+    writer: log.Writer, incident_id: int, status: Status, actor: str, reason: str = "", run_id: int | None = None
+) -> None:
+    """Move an incident on in a transaction that does something else as well. Raises like `move`."""
+    found = writer.execute(SELECT_INCIDENT, (incident_id,))
+    if not found:
+        raise errors.NotFound(f"no incident {incident_id}")
+    check_may_move(_incident(found[0]), status)
+    payload: dict[str, Any] = {"incident_id": incident_id, "status": status.value}
+    if run_id is not None:
+        payload["run_id"] = run_id
+    entry = writer.record("incident_moved", payload, actor, reason)
+    writer.execute(UPDATE_INCIDENT, (status.value, run_id, entry.position, incident_id))
 
 
 def check_may_move(incident: Incident, status: Status) -> None:

@@ -9,6 +9,7 @@ from clickledger.ledger import database
 
 SELECT_PROGRESS = """
     SELECT r.run_id, r.status, r.incident_id, r.row_count, lower(r.positions), upper(r.positions), r.model_version,
+           r.kind, r.mode, r.paused_position,
            count(c.*), count(*) FILTER (WHERE c.status = 'done'), count(*) FILTER (WHERE c.status = 'leased'),
            count(*) FILTER (WHERE c.status = 'quarantined'),
            coalesce(sum(c.row_count) FILTER (WHERE c.status = 'done'), 0)::bigint,
@@ -36,6 +37,9 @@ class Progress:
     lo: int
     hi: int
     model_version: int
+    kind: str
+    mode: str
+    paused_position: int | None
     chunks: int
     done: int
     leased: int
@@ -52,10 +56,16 @@ class Progress:
 
     @property
     def stage(self) -> str:
-        """Where the run stands: replaying | stuck | staging | comparing | compared | published | abandoned."""
+        """Where the run stands.
+
+        replaying | paused | stuck | staging | comparing | compared |
+        published | abandoned.
+        """
         if self.status == "abandoned":
             return "abandoned"
         if self.status == "planned":
+            if self.paused_position is not None:
+                return "paused"
             stuck = self.quarantined and self.done + self.quarantined == self.chunks
             return "stuck" if stuck else "staging" if self.done == self.chunks else "replaying"
         if self.published_position is not None:

@@ -111,7 +111,7 @@ def _stated(
         raise errors.Refused(f"{name} decides for all users already, epoch {seen.epoch}")
     shadowing.require_fed(conn, {"routes": [{"model": pair[0]}], "shadow": None})
     if not decides:
-        raise errors.Refused(f"{name}: nothing is deployed to promote it beside: clickledger model deploy {pair[0]}")
+        raise errors.Refused(f"{name}: nothing is deployed to promote it beside: clickledger model deploy --unguarded")
     clearance = behaviour.require_cleared(conn, pair, deployments.stable_beside(seen.routing, *pair), actor=actor)
     raised = [i.incident_id for i in incidents.listed(conn) if i.status is Status.RAISED]
     if raised:

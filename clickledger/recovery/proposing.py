@@ -6,13 +6,13 @@ commands. It changes nothing. The bad model decides on meanwhile, so the range o
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import database, log
-from clickledger.recovery import incidents, replay, rollback
+from clickledger.recovery import incidents, plans, preview, rollback
 from clickledger.recovery.incidents import Incident
+from clickledger.recovery.plans import Plan
 
 
 def propose(conn: database.Connection, incident: Incident, workers: int, actor: str) -> log.Entry | None:
@@ -31,7 +31,7 @@ def of_incident(conn: database.Connection, incident_id: int) -> log.Entry | None
 def _prepared(conn: database.Connection, incident: Incident, workers: int) -> dict[str, Any]:
     number = incident.incident_id
     stable = rollback.choose(conn, incident.model_version)
-    plan = replay.for_incident(conn, number)
+    plan = plans.for_incident(conn, number)
     return {
         "incident_id": number,
         "rollback_to": {"model": stable.model_version, "calibration": stable.calibration_version},
@@ -46,18 +46,11 @@ def _prepared(conn: database.Connection, incident: Incident, workers: int) -> di
     }
 
 
-def _estimated(conn: database.Connection, plan: replay.Plan, workers: int) -> dict[str, Any]:
+def _estimated(conn: database.Connection, plan: Plan, workers: int) -> dict[str, Any]:
     try:
-        preview = replay.preview(conn, plan, workers)
+        found = preview.preview(conn, plan, workers)
     except errors.Refused as refusal:  # nothing to replay yet
         return {"clicks": 0, "why": str(refusal)}
-    fields = asdict(preview.estimate)
-    bounded = {name: list(map(_whole, interval)) for name, interval in fields.items() if name.startswith("to_")}
-    money = {currency: list(map(_whole, interval)) for currency, interval in preview.estimate.change_micros.items()}
-    return {
-        "clicks": preview.clicks, "seconds": round(preview.seconds, 1), **bounded, "change_micros": money
-    }  # fmt: skip
-
-
-def _whole(value: float) -> int | None:
-    return round(value) if abs(value) != float("inf") else None
+    estimate = found.fields()["estimate"]  # of each quantity: about how much, and between which bounds
+    bounded = {name: estimate[name] for name in ("to_valid", "to_invalid", "to_undecided", "change_micros")}
+    return {"clicks": found.clicks, "seconds": round(found.seconds.value, 1), **bounded}

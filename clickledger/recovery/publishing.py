@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, publication, runs
+from clickledger.ledger.caps import NO_CAPS, Caps
 from clickledger.ledger.publication import Published
 from clickledger.recovery import incidents, progress
 from clickledger.recovery.incidents import Incident, Status
+from clickledger.settings import Settings
 
 FOLLOWS_RUN = {Status.REPLAYING, Status.COMPARED, Status.PUBLISHED}
 STATUS_OF_STAGE = {
@@ -16,6 +18,11 @@ STATUS_OF_STAGE = {
 }
 
 
+def caps_of(chosen: Settings) -> Caps:
+    """The caps that are set."""
+    return Caps(chosen.cap_publication_micros, chosen.cap_advertiser_micros, chosen.cap_day_micros)
+
+
 def compare(conn: database.Connection, run_id: int, actor: str) -> comparison.Comparison:
     """Compare a staged run with what is in force now; earlier comparisons of it are stale. Raises Refused."""
     compared = comparison.compare(conn, run_id, actor)
@@ -23,16 +30,18 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> comparison.Co
     return compared
 
 
-def publish(conn: database.Connection, run_id: int, digest: str, actor: str, reason: str) -> Published:
+def publish(
+    conn: database.Connection, run_id: int, digest: str, actor: str, reason: str, caps: Caps = NO_CAPS
+) -> Published:
     """Put a run in force as the comparison named by `digest` said. Raises StalePlan, Refused, NotFound."""
-    published = publication.publish(conn, run_id, digest, actor, reason)
+    published = publication.publish(conn, run_id, digest, actor, reason, caps)
     _follow(conn, run_id, actor)
     return published
 
 
-def revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> Published:
-    """Take a publication away. Raises Refused unless it is in force and on top."""
-    reverted = publication.revert(conn, run_id, actor, reason)
+def revert(conn: database.Connection, run_id: int, actor: str, reason: str, caps: Caps = NO_CAPS) -> Published:
+    """Take a publication away. Raises Refused unless it is in force and on top, and no cap is in the way."""
+    reverted = publication.revert(conn, run_id, actor, reason, caps)
     _follow(conn, run_id, actor)
     return reverted
 

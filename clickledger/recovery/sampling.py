@@ -7,7 +7,8 @@ Sampling Techniques, chapter 6), not from how clicks do.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from clickledger.recovery.redecide import Clicks
 from clickledger.scoring import decide
 
 NORMAL_95 = 1.96
+GROUPS_MAX = 20  # slices and advertisers that are told apart
 
 
 class Unit(NamedTuple):
@@ -25,6 +27,8 @@ class Unit(NamedTuple):
     to_invalid: int
     to_undecided: int
     change_micros: dict[str, int]  # signed: below 0 credits the advertisers
+    by_slice: dict[tuple[str, str], int]  # (slice, currency)
+    by_advertiser: dict[tuple[str, str], int]
 
 
 class Interval(NamedTuple):
@@ -43,7 +47,9 @@ class Estimate:
     to_valid: Interval
     to_invalid: Interval
     to_undecided: Interval
-    change_micros: dict[str, Interval]
+    change_micros: dict[str, Interval]  # by currency
+    by_slice: dict[str, dict[str, Interval]]  # slice -> currency
+    by_advertiser: dict[str, dict[str, Interval]]  # advertiser -> currency, those with most at stake
 
     @property
     def flips(self) -> float:
@@ -53,13 +59,17 @@ class Estimate:
 
 def changes(clicks: Clicks, after: Sequence[str], before: Sequence[str]) -> Unit:
     """What becomes of n clicks, from their verdicts in force to those of the replay."""
-    change: dict[str, int] = {}
+    change: Counter[str] = Counter()
+    by_slice: Counter[tuple[str, str]] = Counter()
+    by_advertiser: Counter[tuple[str, str]] = Counter()
     for i, (new, old) in enumerate(zip(after, before, strict=True)):
-        billed = (new == decide.VALID) - (old == decide.VALID)
-        change[clicks.currency[i]] = change.get(clicks.currency[i], 0) + billed * clicks.cost_micros[i]
+        micros = ((new == decide.VALID) - (old == decide.VALID)) * clicks.cost_micros[i]
+        change[clicks.currency[i]] += micros
+        by_slice[clicks.slice[i], clicks.currency[i]] += micros
+        by_advertiser[clicks.advertiser_id[i], clicks.currency[i]] += micros
     flipped = [new for new, old in zip(after, before, strict=True) if new != old]
     to_valid, to_invalid, to_undecided = (flipped.count(v) for v in (decide.VALID, decide.INVALID, decide.UNDECIDED))
-    return Unit(len(clicks), to_valid, to_invalid, to_undecided, change)
+    return Unit(len(clicks), to_valid, to_invalid, to_undecided, change, by_slice, by_advertiser)
 
 
 def estimate(sample: Sequence[Unit], units: int, clicks: int) -> Estimate:
@@ -70,12 +80,23 @@ def estimate(sample: Sequence[Unit], units: int, clicks: int) -> Estimate:
         return ratio_total(values, sizes, units, clicks)
 
     currencies = sorted({currency for unit in sample for currency in unit.change_micros})
+
+    def grouped(of: Callable[[Unit], dict[tuple[str, str], int]]) -> dict[str, dict[str, Interval]]:
+        found: dict[str, dict[str, Interval]] = {}
+        for name, currency in sorted({key for unit in sample for key in of(unit)}):
+            values = [of(unit).get((name, currency), 0) for unit in sample]
+            found.setdefault(name, {})[currency] = total(values)
+        most = sorted(found, key=lambda name: -max(abs(i.value) for i in found[name].values()))[:GROUPS_MAX]
+        return {name: found[name] for name in sorted(most)}
+
     return Estimate(
         sampled_clicks=sum(sizes),
         to_valid=total([unit.to_valid for unit in sample]),
         to_invalid=total([unit.to_invalid for unit in sample]),
         to_undecided=total([unit.to_undecided for unit in sample]),
         change_micros={c: total([unit.change_micros.get(c, 0) for unit in sample]) for c in currencies},
+        by_slice=grouped(lambda unit: unit.by_slice),
+        by_advertiser=grouped(lambda unit: unit.by_advertiser),
     )
 
 

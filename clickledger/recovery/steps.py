@@ -19,7 +19,8 @@ from typing import Literal
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, runs
-from clickledger.recovery import incidents, progress, proposing, publishing, replay, rollback
+from clickledger.ledger.caps import NO_CAPS, Caps
+from clickledger.recovery import incidents, plans, progress, proposing, publishing, replay, rollback
 from clickledger.recovery.incidents import Incident, Status
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Policy:
     auto_replay: bool = True
     auto_publish_gross_micros: int = 0  # the sum of absolute amounts of one publication, under policy `auto`
     workers: int = 1  # what a proposal reckons with
+    caps: Caps = NO_CAPS  # above them it takes two people, whatever the policy
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
         rollback.roll_back_incident(conn, incident, actor)
         incident = incidents.get(conn, number)
     if incident.status is Status.ROLLED_BACK and _may_replay(conn, incident, policy):
-        replay.start(conn, replay.for_incident(conn, number), actor, f"incident {number}")
+        replay.start(conn, plans.for_incident(conn, number), actor, f"incident {number}")
         return
     publishing.follow_run(conn, incident, actor)
     if incident.status is Status.RAISED and policy.rollback == "propose":
@@ -89,7 +91,7 @@ def _publish_if_small(conn: database.Connection, run_id: int, policy: Policy, ac
         return
     try:
         reason = f"gross {gross} micros, policy publishes up to {cap}"
-        publishing.publish(conn, run_id, compared.digest, actor, reason)
+        publishing.publish(conn, run_id, compared.digest, actor, reason, policy.caps)
     except errors.StalePlan:
         publishing.compare(conn, run_id, actor)  # the next call looks at that
 

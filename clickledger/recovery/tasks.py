@@ -7,19 +7,22 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from clickledger import settings
 from clickledger.errors import ClickledgerError, InvalidSetting
 from clickledger.ledger import checkpoint_key_file, checkpoints, database, partitions
+from clickledger.ledger.caps import AUTOMATIC
 from clickledger.ledger.rights import Role
-from clickledger.recovery import anomaly, chunks, pages, progress, steps, ticks, working
+from clickledger.recovery import anomaly, chunks, due_corrections, pages, progress, publishing, steps, ticks, working
 from clickledger.recovery import daily_training as daily_training_
 from clickledger.recovery.celery_app import WAKE_EXPIRES_SECONDS, task
+from clickledger.recovery.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 
-ACTOR = "recovery"
+ACTOR = AUTOMATIC
 DAILY = "daily"
 WORK_SECONDS = 2.0  # then the task ends and sends for another: detection and sweeping get their turn
 
@@ -62,8 +65,10 @@ def replay_chunks(run_id: int) -> None:
     """Do chunks of a run for a while, then send for whoever goes on."""
     chosen = settings.load()
     with _connection(chosen) as conn:
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-        decided = working.work(conn, run_id, worker, chosen.lease_seconds, WORK_SECONDS)
+        throttle = _throttle(chosen.redis_url, chosen.replay_live_p99_ms_max)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        worker = working.Worker(name, chosen.lease_seconds, chosen.database_url, throttle)
+        decided = working.work(conn, run_id, worker, WORK_SECONDS)
         run = progress.of_run(conn, run_id)
         logger.info("run %d: decided %d clicks, %d of %d chunks done", run_id, decided, run.done, run.chunks)
         if run.stage in {"staging", "comparing"}:
@@ -78,6 +83,21 @@ def finish(run_id: int) -> None:
     with _connection(settings.load()) as conn:
         if compared := steps.finish(conn, run_id, ACTOR):
             logger.info("run %d compared: %d flips, digest %s", run_id, compared.summary["flips"], compared.digest)
+
+
+@task
+def propose_corrections() -> None:
+    """Propose what undecided clicks are to be decided as, and what purchases show to be wrong."""
+    with _connection(settings.load()) as conn, steps.alone(conn, "propose") as mine:
+        if not mine or (found := due_corrections.look(conn, ACTOR)) is None:
+            return
+        if found.too_many:
+            logger.warning(
+                "positions %s hold more undecided clicks than corrections are for: replay them", found.too_many
+            )
+        if found.runs:
+            what = (found.undecided, found.bought, found.runs)
+            logger.info("proposed %d undecided and %d bought clicks in runs %s: clickledger replay proposals", *what)
 
 
 @task
@@ -110,7 +130,10 @@ def sign_checkpoint() -> None:
 
 @task
 def daily_training() -> None:
-    """Do the daily run that is due, or go on with one that was cut short; what it is refused for is said."""
+    """Do the daily run that is due, or go on with one that was cut short; judge candidates whose time is over.
+
+    What is refused is said.
+    """
     chosen = settings.load()
     if chosen.daily_training_at is None:
         return
@@ -122,6 +145,14 @@ def daily_training() -> None:
         else:
             if done is not None and done.result is not None:
                 logger.info("daily run of %s: model %s, %s", done.day, done.model_version, done.result["outcome"])
+        for judged in daily_training_.judge_candidates(conn, chosen.candidate_shadow_hours, actor=DAILY):
+            logger.info("model %s: %s, entry %d", judged.payload["model_version"], judged.kind, judged.position)
+
+
+@cache
+def _throttle(redis_url: str | None, limit_ms: float) -> Throttle:
+    """One for the life of a process: a task that follows another goes on with the pause that one had come to."""
+    return Throttle(redis_url, limit_ms)
 
 
 def wake(wanted: Any, run_id: int) -> None:
@@ -144,7 +175,11 @@ def _rules(chosen: settings.Settings) -> ticks.Rules:
 
 def _policy(chosen: settings.Settings) -> steps.Policy:
     return steps.Policy(
-        chosen.rollback_policy, chosen.auto_replay, chosen.auto_publish_gross_micros, chosen.replay_workers
+        chosen.rollback_policy,
+        chosen.auto_replay,
+        chosen.auto_publish_gross_micros,
+        chosen.replay_workers,
+        publishing.caps_of(chosen),
     )
 
 

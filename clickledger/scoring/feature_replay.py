@@ -20,6 +20,7 @@ from clickledger.errors import InvalidInput
 from clickledger.scoring import feature_spec as spec
 from clickledger.scoring.click import Click
 
+RECORDS = ("user_key", "ip_key")  # what counters are kept of
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 _NEVER = np.iinfo(np.int64).max
@@ -40,8 +41,12 @@ def recompute(clicks: Sequence[Click], clock_ms: int = 0) -> npt.NDArray[np.int3
     return recompute_encoded(spec.encode_clicks(clicks), clock_ms)
 
 
-def recompute_encoded(encoded: bytes, clock_ms: int = 0) -> npt.NDArray[np.int32]:
-    """Like `recompute`, for clicks as `feature_spec.encode_clicks` encodes them. Their seq is not looked at."""
+def recompute_encoded(encoded: bytes, clock_ms: int | Ints = 0) -> npt.NDArray[np.int32]:
+    """Like `recompute`, for clicks as `feature_spec.encode_clicks` encodes them. Their seq is not looked at.
+
+    With `clock_ms` int64 (n,), the counting clock at each of them, others may be left out: what all counted clicks of
+    a record (of `RECORDS`) give is right wherever all of that record's are there.
+    """
     if len(encoded) % spec.CLICK_DTYPE.itemsize:
         raise InvalidInput(f"clicks: expected records of {spec.CLICK_DTYPE.itemsize} bytes, got {len(encoded)} bytes")
     records = np.frombuffer(encoded, dtype=spec.CLICK_DTYPE)

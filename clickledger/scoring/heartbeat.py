@@ -27,6 +27,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     clicks: int  # decided since it started
     latency_ms_p50: float | None = None  # stream to commit, of its last clicks; None before the first
     latency_ms_p99: float | None = None
+    latency_ms_p99_recent: float | None = None  # of the last seconds only; None when no click came in them
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -1,4 +1,4 @@
-"""Re-scoring: recorded decisions recomputed from their recorded snapshots, which must give the same bits.
+"""Re-scoring: recorded decisions recomputed from the snapshots they were made on, which must give the same bits.
 
 Live decisions are checked for their route as well: the model and calibration that the deployment's routing gives for
 the click's slice and user. What was left undecided because its model or route could not be used has no score to
@@ -30,9 +30,11 @@ SELECT_LIVE = """
            d.calibration_version, d.score, d.threshold, d.verdict::text, d.reason
     FROM decisions d TABLESAMPLE BERNOULLI (%s) REPEATABLE (%s) JOIN clicks c USING (click_id)"""
 SELECT_DELAYED = f"""
-    SELECT d.click_id, d.run_id, c.slice, c.user_key, c.features, c.feature_schema, d.deployment_epoch, d.model_version,
+    SELECT d.click_id, d.run_id, c.slice, c.user_key, coalesce(f.features, c.features), c.feature_schema,
+           d.deployment_epoch, d.model_version,
            d.calibration_version, d.score, d.threshold, d.verdict::text, d.reason
     FROM delayed_decisions d TABLESAMPLE BERNOULLI (%s) REPEATABLE (%s) JOIN clicks c USING (click_id)
+    LEFT JOIN run_features f ON f.run_id = d.run_id AND f.click_id = d.click_id
     WHERE NOT d.carried AND d.run_id NOT IN ({STATED})"""
 # Reasons that came with the click, from its counting; every other reason must come out of deciding again.
 COUNTING_REASONS = frozenset({"late", "future"})

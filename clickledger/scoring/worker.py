@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import redis
@@ -31,6 +32,7 @@ __all__ = ["Worker", "WorkerConfig"]
 logger = logging.getLogger(__name__)
 
 LATENCIES_KEPT = 4096
+RECENT_SECONDS = 5.0  # what replays give way by: a burst that is over holds nothing up
 WARMING_PAUSE_SECONDS = 10.0
 
 
@@ -43,6 +45,7 @@ class Worker:
         self._stopping = threading.Event()
         self._clicks = 0
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._slowest: deque[tuple[float, float]] = deque()  # (monotonic seconds, p99 of a batch in ms)
         self._warming: threading.Thread | None = None
 
     def stop(self) -> None:
@@ -110,6 +113,14 @@ class Worker:
     def _note(self, latencies_ms: list[float]) -> None:
         self._clicks += len(latencies_ms)
         self._latencies_ms.extend(latencies_ms)
+        if latencies_ms:
+            self._slowest.append((time.monotonic(), _p99(latencies_ms)))
+
+    def _recent_p99_ms(self) -> float | None:
+        """The p99 of the batches of the last seconds: of 99 in 100 of them, the slowest click of 99 in 100."""
+        while self._slowest and self._slowest[0][0] < time.monotonic() - RECENT_SECONDS:
+            self._slowest.popleft()
+        return round(_p99([p99 for _, p99 in self._slowest]), 3) if self._slowest else None
 
     def _beat(self, serving: Serving) -> None:
         quantiles = np.quantile(self._latencies_ms, (0.5, 0.99)) if self._latencies_ms else (None, None)
@@ -126,8 +137,14 @@ class Worker:
                 clicks=self._clicks,
                 latency_ms_p50=p50,
                 latency_ms_p99=p99,
+                latency_ms_p99_recent=self._recent_p99_ms(),
             ),
         )
+
+
+def _p99(values: Sequence[float]) -> float:
+    """The smallest that 99 in 100 do not exceed. For a handful numpy takes as long as deciding them does."""
+    return sorted(values)[-(-99 * len(values) // 100) - 1]
 
 
 def _now_ms() -> int:

@@ -14,7 +14,9 @@ from decided_traffic import SLICES, bad_deployment
 
 from clickledger.console import drill_account
 from clickledger.ledger import database, deployments, log, publication
-from clickledger.recovery import replay, rollback, steps, working
+from clickledger.recovery import plans, replay, rollback, steps, working
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS_MAX = 280
@@ -48,7 +50,7 @@ def test_a_wrong_threshold_is_noticed_rolled_back_corrected_and_accounted_for(tm
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("floods",), "expected one of bad-model, threshold-typo, got 'floods'"),
+        (("floods",), "expected one of bad-model, threshold-typo, late-purchases, got 'floods'"),
         (("bad-model", "--clicks", 10), "expected at least 1000 clicks"),
     ],
 )
@@ -75,8 +77,8 @@ def test_the_account_finds_what_must_not_be(conn: database.Connection) -> None:
     assert differing() == 300  # the thresholds are alike, but not one score is
     before = drill_account.treated(conn, log.head(conn).position, lo, done.position, robots)
     assert before["wrongly_withheld"] > 0 and before["wrongly_withheld_micros"] > before["wrongly_withheld"]
-    run = replay.start(conn, replay.for_positions(conn, lo, done.position, *stable), "tests", "")
-    working.work(conn, run.run_id, "tests", 60.0, 60.0)
+    run = replay.start(conn, plans.for_positions(conn, lo, done.position, What(stable)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
     compared = steps.finish(conn, run.run_id, "tests")
     assert compared is not None
     publication.publish(conn, run.run_id, compared.digest, "tests", "")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from commands import Command
 from decided_traffic import Traffic, bad_deployment
 
+from clickledger.console import replay_watch
 from clickledger.ledger import database, log
-from clickledger.recovery import anomaly, steps, working
+from clickledger.recovery import anomaly, due_corrections, steps, working
 from clickledger.recovery.ticks import Rules
+from clickledger.recovery.working import Worker
 
 
 def raised(conn: database.Connection) -> tuple[Traffic, int]:
@@ -23,8 +26,14 @@ def raised(conn: database.Connection) -> tuple[Traffic, int]:
 
 def work(conn: database.Connection, run_id: int) -> None:
     """What the workers would do."""
-    working.work(conn, run_id, "tests", 60.0, 60.0)
+    working.work(conn, run_id, Worker("tests", 60.0), 60.0)
     steps.finish(conn, run_id, "tests")
+
+
+def started(command: Command, which: list[object]) -> int:
+    """The run of a plan with those options."""
+    digest = command("replay", "plan", *which).fields["digest"]
+    return int(command("replay", "start", digest, "--reason", "x").fields["run_id"])
 
 
 def test_from_an_incident_to_a_publication_and_back_by_hand(conn: database.Connection, command: Command) -> None:
@@ -42,12 +51,12 @@ def test_from_an_incident_to_a_publication_and_back_by_hand(conn: database.Conne
     assert plan.fields["clicks"] == 2_000
     assert plan.fields["estimate"]["flips"] > 0
     digest = plan.fields["digest"]
-    assert f"next: clickledger replay start --incident {incident} --plan {digest}" in plan.said
+    assert f"next: clickledger replay start {digest} --reason" in plan.said
     assert conn.execute("SELECT count(*) FROM replay_runs").fetchone() == (0,)
 
-    started = command("replay", "start", "--incident", incident, "--plan", digest, "--reason", "corrected")
-    run_id = started.fields["run_id"]
-    assert f"next: clickledger replay watch {run_id}" in started.said
+    begun = command("replay", "start", digest, "--reason", "corrected")
+    run_id = begun.fields["run_id"]
+    assert f"next: clickledger replay watch {run_id}" in begun.said
     work(conn, run_id)
 
     watched = command("replay", "watch", run_id)
@@ -94,10 +103,9 @@ def test_positions_are_replayed_through_a_named_model_and_scope(conn: database.C
     which = ["--positions", 1, head + 1, "--model", stable[0], "--calibration", stable[1], "--slice", "web/out"]
     plan = command("replay", "plan", *which)
     assert plan.fields["scope"] == {"slices": ["web/out"]}
-    assert "--slice web/out --plan" in plan.said
-    started = command("replay", "start", *which, "--reason", "a dispute")
-    work(conn, started.fields["run_id"])
-    watched = command("replay", "watch", started.fields["run_id"])
+    begun = command("replay", "start", plan.fields["digest"], "--reason", "a dispute")
+    work(conn, begun.fields["run_id"])
+    watched = command("replay", "watch", begun.fields["run_id"])
     others = watched.fields["comparison"]["slice"]["app/in"]
     assert (others["carried"], others["to_valid"]) == (others["clicks"], 0)
 
@@ -106,7 +114,14 @@ def test_positions_are_replayed_through_a_named_model_and_scope(conn: database.C
     "words",
     [
         ("replay", "plan"),
-        ("replay", "plan", "--positions", 1, 2, "--model", 1),
+        ("replay", "plan", "--positions", 1, 2),
+        ("replay", "plan", "--positions", 1, 2, "--model", 77),
+        ("replay", "plan", "--positions", 1, 2, "--incident", 1, "--model", 1),
+        ("replay", "plan", "--incident", 1, "--backtest"),
+        ("replay", "plan", "--positions", 1, 2, "--backtest"),
+        ("replay", "plan", "--times", "yesterday", "today", "--model", 1),
+        ("replay", "plan", "--deployment", 99, "--model", 1, "--calibration", 1),
+        ("replay", "pause", 999, "--reason", "x"),
         ("replay", "plan", "--incident", 999),
         ("replay", "watch", 999),
         ("replay", "publish", 999, "--digest", "00", "--reason", "x"),
@@ -125,14 +140,14 @@ def test_a_plan_that_changed_is_not_started(conn: database.Connection, command: 
     digest = command("replay", "plan", "--incident", incident).fields["digest"]
     traffic.append(10)
     command("rollback", "--incident", incident, "--reason", "x")
-    assert command("replay", "start", "--incident", incident, "--plan", digest, "--reason", "x").code == 4
+    assert command("replay", "start", digest, "--reason", "x").code == 4
 
 
 def test_a_stuck_run_ends_with_3_and_can_be_retried(conn: database.Connection, command: Command) -> None:
     _, stable, _ = bad_deployment(conn)
     head = log.head(conn).position
     which = ["--positions", 1, head + 1, "--model", stable[0], "--calibration", stable[1]]
-    run_id = command("replay", "start", *which, "--reason", "x").fields["run_id"]
+    run_id = started(command, which)
     conn.execute("UPDATE replay_chunks SET status = 'quarantined', attempts = 5, last_error = 'full disk'")
     stuck = command("replay", "watch", run_id)
     assert stuck.code == 3
@@ -141,7 +156,7 @@ def test_a_stuck_run_ends_with_3_and_can_be_retried(conn: database.Connection, c
     assert command("replay", "retry", run_id).fields["released"] == 1
     timed_out = command("replay", "watch", run_id, "--timeout", 0.01)
     assert timed_out.code == 5
-    assert command("replay", "abandon", run_id, "--reason", "x").code == 0
+    assert command("replay", "cancel", run_id, "--reason", "x").code == 0
     assert command("replay", "watch", run_id).code == 3
 
 
@@ -150,6 +165,101 @@ def test_an_incident_can_be_set_aside(conn: database.Connection, command: Comman
     assert command("incident", "abandon", incident, "--reason", "a campaign of ours").fields["status"] == "abandoned"
     assert command("rollback", "--incident", incident, "--reason", "x").code == 3
     assert log.read(conn, kinds=["rollback_declared"]) == []
+
+
+def test_a_replay_is_paused_resumed_and_done_all_over_again(conn: database.Connection, command: Command) -> None:
+    _, stable, _ = bad_deployment(conn)
+    run_id = started(command, ["--deployment", 2, "--model", stable[0]])
+    assert command("replay", "resume", run_id, "--reason", "x").code == 3
+    paused = command("replay", "pause", run_id, "--reason", "the site is slow", "--actor", "ann")
+    assert f"next: clickledger replay resume {run_id}" in paused.said
+    assert command("replay", "list").fields["runs"][0]["stage"] == "paused"
+    assert log.read(conn, kinds=["replay_paused"])[0].actor == "ann"
+    assert command("replay", "resume", run_id, "--reason", "x").code == 0
+    again = command("replay", "retry", run_id, "--reprocess", "all", "--reason", "to be sure").fields["run_id"]
+    assert [r["stage"] for r in command("replay", "list").fields["runs"]] == ["abandoned", "replaying"]
+    work(conn, again)
+    assert command("replay", "watch", again).code == 0
+
+
+def test_a_backtest_shows_what_a_model_would_have_decided_and_cannot_be_published(
+    conn: database.Connection, command: Command
+) -> None:
+    _, stable, _ = bad_deployment(conn)
+    head = log.head(conn).position
+    run_id = started(command, ["--positions", 1, head + 1, "--model", stable[0], "--backtest"])
+    work(conn, run_id)
+    watched = command("replay", "watch", run_id)
+    assert watched.fields["comparison"]["flips"] > 0
+    assert "never published" in watched.said
+    digest = watched.fields["comparison"]["digest"]
+    assert command("replay", "publish", run_id, "--digest", digest, "--reason", "x").code == 3
+
+
+def test_leaving_a_watch_leaves_the_replay_and_says_how_to_come_back(
+    conn: database.Connection, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stable, _ = bad_deployment(conn)
+    run_id = started(command, ["--deployment", 2, "--model", stable[0]])
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replay_watch.time, "sleep", interrupted)
+    left = command("replay", "watch", run_id)
+    assert (left.code, left.fields["detached"]) == (0, True)
+    assert f"next: clickledger replay watch {run_id}" in left.said
+
+
+def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
+    rate = replay_watch.Rate()
+    for second in range(41):
+        rate.note(float(second), 1_000 * min(second, 20) + 100 * max(second - 20, 0))
+    assert rate.clicks_per_second == pytest.approx(100)
+    assert rate.seconds_left(500) == pytest.approx(5)
+    rate.note(80.0, 22_000)
+    assert rate.seconds_left(500) is None
+
+
+def test_above_a_cap_it_takes_two_people_to_publish_and_to_revert(
+    conn: database.Connection, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stable, _ = bad_deployment(conn)
+    run_id = started(command, ["--deployment", 2, "--model", stable[0]])
+    work(conn, run_id)
+    monkeypatch.setenv("CLICKLEDGER_CAP_PUBLICATION_MICROS", "1000")
+    digest = command("replay", "compare", run_id, "--actor", "ann").fields["digest"]
+    conn.execute("ALTER TABLE log DISABLE TRIGGER ALL")
+    conn.execute("UPDATE log SET actor = 'recovery' WHERE position = %s", (run_id,))
+    publish = ("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
+    alone = command(*publish, "--actor", "ann")
+    assert (alone.code, alone.out) == (3, "")
+    assert "above the cap of 0.00 EUR; expected another person than ann" in alone.said
+    assert f"clickledger replay compare {run_id}" in alone.said
+    assert command(*publish, "--actor", "bob").code == 0
+    revert = ("replay", "revert", run_id, "--reason", "to be sure")
+    assert command(*revert, "--actor", "bob").code == 3
+    proposed = command("replay", "propose-revert", run_id, "--reason", "it is wrong", "--actor", "ann")
+    assert f"next: clickledger replay revert {run_id} --reason ..., by somebody else" in proposed.said
+    assert command(*revert, "--actor", "bob").code == 0
+    assert log.read(conn, kinds=["replay_reverted"])[0].payload["prepared_by"] == "ann"
+
+
+def test_proposals_are_listed_with_the_command_that_publishes_them(
+    conn: database.Connection, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due_corrections, "SETTLED_AFTER", timedelta(0))
+    traffic, _, _ = bad_deployment(conn, batches=1)
+    traffic.append(10, late=2)
+    assert command("replay", "proposals").fields == {"proposals": []}
+    assert due_corrections.look(conn, "recovery") is not None
+    shown = command("replay", "proposals")
+    [one] = shown.fields["proposals"]
+    assert (one["clicks"], one["what"]) == (2, due_corrections.RESOLVED)
+    publish = f"replay publish {one['run_id']} --digest {one['digest']} --reason"
+    assert f"next: clickledger {publish}" in shown.said
+    assert command(*publish.split(), "resolved").code == 0
+    assert command("replay", "proposals").fields == {"proposals": []}
 
 
 def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, command: Command) -> None:
@@ -166,7 +276,7 @@ def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, 
     assert (before["flips"], before["published_at"]) == (None, None)
     assert "nothing yet; model 2 may decide on." in before["text"]
     command("rollback", "--incident", incident, "--reason", "people withheld")
-    run_id = command("replay", "start", "--incident", incident, "--reason", "corrected").fields["run_id"]
+    run_id = started(command, ["--incident", incident])
     work(conn, run_id)
     compared = command("incident", "summary", incident).fields
     digest = command("replay", "watch", run_id).fields["comparison"]["digest"]
@@ -203,7 +313,7 @@ def test_a_comparison_is_told_in_detail_and_on_a_page_of_its_own(
 ) -> None:
     _, incident = raised(conn)
     command("rollback", "--incident", incident, "--reason", "people withheld")
-    run_id = command("replay", "start", "--incident", incident, "--reason", "corrected").fields["run_id"]
+    run_id = started(command, ["--incident", incident])
     work(conn, run_id)
     report = tmp_path / "report.html"
     compared = command("replay", "compare", run_id, "--report", report)

@@ -104,8 +104,8 @@ class Agreement:
 
     _statement = ""
 
-    def __init__(self, conn: database.Connection, checking: database.Connection) -> None:
-        self.conn, self.checking = conn, checking
+    def __init__(self, conn: database.Connection) -> None:
+        self.conn = conn
         self.oracle = Oracle()
         self.cursor = billing.Cursor()
         self.read_so_far: list[Line] = []
@@ -113,6 +113,11 @@ class Agreement:
         self.folds = fold.Folds()
         self.months: set[str] = set()  # in which entries were recorded
         self.scatter = 1  # what is asked of many positions, of which a step can ask a few
+
+    @property
+    def checking(self) -> database.Connection:
+        """The connection that asks what is stored after each step."""
+        return self.conn
 
     # --- the feed, by its cursor ----------------------------------------------------------------------------------
 

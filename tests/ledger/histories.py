@@ -6,7 +6,6 @@ can be run again alone: `CLICKLEDGER_SEED=... CLICKLEDGER_HISTORIES=1` runs the 
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -154,8 +153,6 @@ def run_block(ledger: genesis.Ledger, seed: int, length: int) -> dict[str, Any]:
 def work(server_url: str, template: str, seed: int, stride: int, histories: int, steps: int, *lengths: int) -> None:
     """What a worker process does: blocks until it has run its part, a line of JSON after each."""
     days = {partitions.day_of(click) for click in CLICKS}
-    gc.freeze()  # what is imported by now stays, and need not be looked through again and again
-    gc.set_threshold(20_000)
     with genesis.Ledger(server_url, template, days) as ledger:
         while histories > 0 or steps > 0:
             block = run_block(ledger, seed, lengths[seed % len(lengths)])

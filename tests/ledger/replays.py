@@ -40,6 +40,22 @@ FINISH_CHUNK = """
                 || length_prefixed(textsend(d.reason))) AS leaf
             FROM delayed_decisions d WHERE d.run_id = c.run_id AND d.log_position <@ c.positions) leaves)
     WHERE c.run_id = %s AND c.chunk_no = %s"""
+# For a recompute run, snapshots as if counted again: those of the clicks with another end; their digest by the server.
+WRITE_FEATURES = """
+    INSERT INTO run_features
+    SELECT c.run_id, k.click_id, k.log_position, d.line, k.features || '\\x01'
+    FROM replay_runs r JOIN replay_chunks c USING (run_id) JOIN clicks k ON k.log_position <@ c.positions
+    JOIN decisions d USING (click_id)
+    WHERE r.mode = 'recompute' AND c.run_id = %s AND c.chunk_no = %s"""
+FINISH_FEATURES = """
+    UPDATE replay_chunks c SET features_digest = (
+        SELECT sha256(coalesce(string_agg(sha256(
+            '\\x00'::bytea || 'clickledger:run_features:1'::bytea
+            || length_prefixed(int8send(run_id)) || length_prefixed(int8send(f.log_position))
+            || length_prefixed(int4send(f.line)) || length_prefixed(uuid_send(f.click_id))
+            || length_prefixed(f.features)), ''::bytea ORDER BY log_position, line), ''))
+        FROM run_features f WHERE f.run_id = c.run_id AND f.log_position <@ c.positions)
+    FROM replay_runs r WHERE r.run_id = c.run_id AND r.mode = 'recompute' AND c.run_id = %s AND c.chunk_no = %s"""
 TODO = "SELECT chunk_no FROM replay_chunks WHERE run_id = %s AND status <> 'done' ORDER BY chunk_no"
 
 
@@ -61,7 +77,9 @@ def work_chunk(conn: database.Connection, run_id: int, chunk_no: int, found: Map
     }
     with conn.transaction():
         conn.execute(WRITE_CHUNK, parameters)
+        conn.execute(WRITE_FEATURES, (run_id, chunk_no))
         conn.execute(FINISH_CHUNK, (run_id, chunk_no))
+        conn.execute(FINISH_FEATURES, (run_id, chunk_no))
 
 
 def work(conn: database.Connection, run_id: int, verdicts: Mapping[bytes, str]) -> None:

@@ -150,5 +150,13 @@ def _half_done(conn: database.Connection, lo: int, hi: int, model: int, calibrat
     which["incident_id"] = incident_id
     half = runs.plan(conn, lo, hi, chunk_rows=6, scope={"slices": ["web/out"]}, **which)
     replays.work_chunk(conn, half.run_id, 0, {})
-    runs.abandon(conn, runs.plan(conn, lo, hi, chunk_rows=1, **which).run_id, ACTOR, "too late")
+    paused = runs.plan(conn, lo, hi, chunk_rows=1, **which).run_id
+    runs.pause(conn, paused, ACTOR, "the site is slow")
+    runs.abandon(conn, paused, ACTOR, "too late")
+    recomputed = runs.plan(conn, lo, hi, chunk_rows=6, mode="recompute", **which)
+    replays.work_chunk(conn, recomputed.run_id, 1, {})
+    which["incident_id"] = None
+    backtest = runs.plan(conn, lo, hi, chunk_rows=6, mode="recompute", kind="backtest", **which).run_id
+    replays.work(conn, backtest, {})
+    runs.stage(conn, backtest, ACTOR)
     log.record(conn, "dataset_built", {"canonical": canonical.canonical_json({"a": 1})}, ACTOR)

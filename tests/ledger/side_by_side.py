@@ -14,7 +14,7 @@ from agreement import Agreement
 from oracle import Refusal
 
 from clickledger import errors
-from clickledger.ledger import log
+from clickledger.ledger import database, log
 
 
 def _raise(error: Exception) -> Any:
@@ -29,9 +29,14 @@ class SideBySide(Agreement):
     exchanges, crashed = 0, False  # of the last call with a fault
 
     def __init__(self) -> None:
-        super().__init__(self.ledger.set_back(), self.ledger.checking)
+        super().__init__(self.ledger.set_back())
         self.crash: tuple[int, str] | None = None  # at which exchange of a call, and at which moment of it
         self.calls_before_crash = 0
+
+    @property
+    def checking(self) -> database.Connection:
+        """One that no fault ends, where the ledger has it."""
+        return self.ledger.checking
 
     def both(self, ledger: Callable[[], Any], oracle: Callable[[], Any]) -> tuple[Any, Any] | None:
         """Do it in both; None when both refused it for the same reason."""

@@ -38,6 +38,11 @@ class Served:
         self.server, self.url = server, url
         self.conn = database.connect(url)
 
+    @property
+    def checking(self) -> database.Connection:
+        """The same: a killed server leaves no connection."""
+        return self.conn
+
     def set_back(self) -> database.Connection:
         return self.conn
 

@@ -9,7 +9,7 @@ import pkgutil
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import faults
@@ -24,6 +24,7 @@ from clickledger.ledger import (
     audit_rows,
     audit_runs,
     database,
+    delayed,
     departed,
     log,
     outcomes,
@@ -39,7 +40,7 @@ DAY = date(2024, 3, 10)
 KEY = signed_note.generate("ledger.example")
 NOTE = signed_note.sign(f"ledger.example\n1\n{base64.b64encode(bytes(32)).decode()}\n", KEY)
 CORRECTION = sparse.Correction(CLICK, "invalid", "disputed")
-RUN = runs.Run(1, 1, 2, runs.MODE, 1, 1, "{}", 1, None, "planned", None)
+RUN = runs.Run(1, 1, 2, runs.RESCORE, 1, 1, "{}", 1, None, "planned", None)
 
 # What every public function is called with, by the name of its parameter; only those without a default are given.
 ARGUMENTS: dict[str, Any] = {
@@ -64,7 +65,9 @@ ARGUMENTS: dict[str, Any] = {
     "gaps": [(1, 3, 1, 2)],
     "gone": departed.missing_lines,
     "hi": 2,
+    "field_count": delayed.FIELD_COUNT,
     "kind": "clicks_decided",
+    "moment": datetime(2024, 3, 10, tzinfo=UTC),
     "new_rows": [],
     "outcomes": [outcomes.Outcome(CLICK, "purchase", 1, 5)],
     "part": audit_rows.Part(None, None, 1, 2),
@@ -77,6 +80,7 @@ ARGUMENTS: dict[str, Any] = {
     "run": RUN,
     "run_ids": [1],
     "sizes": [1],
+    "statement": delayed.COPY_ROWS,
     "stored": [],
     "text": str(uuid.UUID(bytes=CLICK)),
     "thresholds": {"*": 0.0},

@@ -28,6 +28,7 @@ NO_HISTORY = {
     "shadow_scores": "evidence for the detector, outside of log and lock",
     "known_customers": "a fold of outcomes that only detection reads, made again from them",
     "known_customers_upto": "how far that fold has come",
+    "replay_plans": "what `replay plan` showed; a start makes the plan again from the ledger",
     "signal_ticks": "counts of ticks that only detection reads, made from clicks, decisions and shadow scores",
     "signal_ticks_upto": "how far that fold has come",
     "frozen_partitions": "which partitions were vacuumed for good and how large they were then: upkeep, read by no sum",
@@ -38,7 +39,8 @@ HISTORY = (
     "adjustments", "artefacts", "authority", "authority_overrides", "billing_periods",
     "calibrations", "clicks", "comparison_totals",
     "comparisons", "conflicts", "counter_epochs", "decisions", "delayed_decisions", "deployments", "incidents",
-    "leaves", "log", "models", "outcomes", "publications", "replay_chunks", "replay_runs", "sparse_clicks",
+    "leaves", "log", "models", "outcomes", "publications", "replay_chunks", "replay_runs", "run_features",
+    "sparse_clicks",
 )  # fmt: skip
 # What only a ledger holds that days have left and checkpoints were signed over.
 LATER = (
@@ -55,6 +57,7 @@ NAMED = {
     "outcomes": ("entry", "log_position"),
     "delayed_decisions": ("run", "run_id"),
     "replay_chunks": ("run", "run_id"),
+    "run_features": ("run", "run_id"),
     "comparisons": ("comparison", "comparison_id"),
     "checkpoints": ("checkpoint over", "size"),
     "merkle_tiles": ("merkle tile", "number"),

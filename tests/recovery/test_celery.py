@@ -11,8 +11,10 @@ from celery_processes import CeleryProcesses, eventually
 from decided_traffic import Traffic, bad_deployment, versions_of
 
 from clickledger.ledger import audit, comparison, database, deployments, publication, runs
-from clickledger.recovery import incidents, progress, publishing, replay, working
+from clickledger.recovery import incidents, plans, progress, publishing, replay, working
 from clickledger.recovery.incidents import Status
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 
 Connect = Callable[[], database.Connection]
 
@@ -47,9 +49,9 @@ def test_a_worker_killed_in_mid_chunk_is_replaced_and_the_rows_are_those_of_an_u
     _, stable, bad = bad_deployment(conn, batches=20)
     span = deployments.model_positions(conn, bad[0])
     assert span is not None
-    plan = replay.for_positions(conn, *span, *stable)
+    plan = plans.for_positions(conn, *span, What(stable))
     undisturbed = replay.start(conn, plan, "tests", "", chunk_rows=600)
-    working.work(conn, undisturbed.run_id, "tests", 60.0, 60.0)
+    working.work(conn, undisturbed.run_id, Worker("tests", 60.0), 60.0)
 
     run = replay.start(conn, plan, "tests", "", chunk_rows=600)
     with blocker.transaction():
@@ -111,8 +113,8 @@ def test_publishing_races_live_appends_and_every_click_keeps_one_decision(connec
     _, stable, bad = bad_deployment(conn)
     span = deployments.model_positions(conn, bad[0])
     assert span is not None
-    run = replay.start(conn, replay.for_positions(conn, *span, *stable), "tests", "")
-    working.work(conn, run.run_id, "tests", 60.0, 60.0)
+    run = replay.start(conn, plans.for_positions(conn, *span, What(stable)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
     runs.stage(conn, run.run_id, "tests")
     ended = threading.Event()
     appended: list[int] = []

@@ -11,6 +11,7 @@ from clickledger import errors
 from clickledger.ledger import audit, comparison, database, deployments, publication, runs
 from clickledger.ledger.runs import Run
 from clickledger.recovery import chunks, progress, redecide, working
+from clickledger.recovery.working import Worker
 
 Connect = Callable[[], database.Connection]
 
@@ -40,7 +41,7 @@ def planned(conn: database.Connection, stable: Versions, bad: Versions, **option
 
 
 def work(conn: database.Connection, run: Run) -> int:
-    return working.work(conn, run.run_id, "tests", 60.0, 60.0)
+    return working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
 
 
 def rows(conn: database.Connection, run: Run) -> list[tuple[object, ...]]:
@@ -136,16 +137,16 @@ def test_a_chunk_executed_by_two_takes_effect_once(connect: Connect) -> None:
     first, second = connect(), connect()
     _, stable, bad = bad_deployment(first, batches=3)
     run = planned(first, stable, bad)
-    judge = redecide.judge_of(first, *stable)
+    judges = redecide.Judges(first)
     slow = chunks.claim(first, run.run_id, "slow", 60.0)
     assert slow is not None
     expire(first, run)
     assert [returned.status for returned in chunks.sweep(second)] == ["todo"]
     fast = chunks.claim(second, run.run_id, "fast", 60.0)
     assert fast is not None and (fast.chunk_no, fast.attempts) == (slow.chunk_no, 2)
-    chunks.execute(second, run, fast, judge)
+    chunks.execute(second, run, fast, judges)
     with pytest.raises(chunks.LostLease):
-        chunks.execute(first, run, slow, judge)
+        chunks.execute(first, run, slow, judges)
     assert len(rows(first, run)) == fast.row_count
     work(first, run)
     assert runs.stage(first, run.run_id, "tests").status == "staged"
@@ -155,14 +156,14 @@ def test_a_loser_that_is_slower_writes_nothing_even_before_the_winner_is_done(co
     first, second = connect(), connect()
     _, stable, bad = bad_deployment(first, batches=3)
     run = planned(first, stable, bad)
-    judge = redecide.judge_of(first, *stable)
+    judges = redecide.Judges(first)
     slow = chunks.claim(first, run.run_id, "slow", 60.0)
     assert slow is not None
     expire(first, run)
     chunks.sweep(second)
     assert chunks.claim(second, run.run_id, "fast", 60.0) is not None
     with pytest.raises(chunks.LostLease):
-        chunks.execute(first, run, slow, judge)
+        chunks.execute(first, run, slow, judges)
     assert rows(first, run) == []
 
 
@@ -172,7 +173,7 @@ def test_a_lease_that_expired_but_was_not_taken_back_still_counts(conn: database
     lease = chunks.claim(conn, run.run_id, "tests", 60.0)
     assert lease is not None
     expire(conn, run)
-    chunks.execute(conn, run, lease, redecide.judge_of(conn, *stable))
+    chunks.execute(conn, run, lease, redecide.Judges(conn))
     assert chunks.sweep(conn) == []
     assert statuses(conn, run)[0] == "done"
 
@@ -207,7 +208,7 @@ def test_a_failing_chunk_waits_out_its_lease_and_is_quarantined_after_its_attemp
     assert "UniqueViolation" in error
     with pytest.raises(errors.Refused, match="1 are not"):
         runs.stage(conn, run.run_id, "tests")
-    assert chunks.release_quarantined(conn, run.run_id) == 1
+    assert chunks.release(conn, run.run_id) == 1
     assert statuses(conn, run)[0] == "todo"
 
 
@@ -230,7 +231,7 @@ def test_an_abandoned_run_gives_out_no_chunk_and_takes_no_row(conn: database.Con
     runs.abandon(conn, run.run_id, "tests", "")
     assert chunks.claim(conn, run.run_id, "tests", 60.0) is None
     with pytest.raises(errors.Conflict, match="takes no more decisions"):
-        chunks.execute(conn, run, lease, redecide.judge_of(conn, *stable))
+        chunks.execute(conn, run, lease, redecide.Judges(conn))
     assert rows(conn, run) == []
 
 

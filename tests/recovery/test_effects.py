@@ -10,7 +10,9 @@ from decided_traffic import SLICES, START_MS, Versions, bad_deployment
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, deployments, publication
-from clickledger.recovery import effects, replay, steps, working
+from clickledger.recovery import effects, plans, replay, steps, working
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 
 
 def replayed(conn: database.Connection, scope: dict[str, list[str]] | None = None) -> tuple[int, Versions]:
@@ -19,8 +21,8 @@ def replayed(conn: database.Connection, scope: dict[str, list[str]] | None = Non
     traffic.purchases(range(60), at_ms=START_MS)
     span = deployments.model_positions(conn, bad[0])
     assert span is not None
-    run = replay.start(conn, replay.for_positions(conn, *span, *stable, scope), "tests", "")
-    working.work(conn, run.run_id, "tests", 60.0, 60.0)
+    run = replay.start(conn, plans.for_positions(conn, *span, What(stable, scope)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
     assert steps.finish(conn, run.run_id, "tests") is not None
     return run.run_id, bad
 

@@ -26,8 +26,8 @@ from clickledger.recovery import (
     anomaly,
     incidents,
     known_customers,
+    plans,
     publishing,
-    replay,
     rollback,
     steps,
     ticks,
@@ -36,6 +36,7 @@ from clickledger.recovery import (
 from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
 from clickledger.recovery.ticks import Rules
+from clickledger.recovery.working import Worker
 from clickledger.scoring import shadowing
 
 Connect = Callable[[], database.Connection]
@@ -56,7 +57,7 @@ def raised(conn: database.Connection) -> tuple[Traffic, Versions, Versions, Inci
 
 
 def work(conn: database.Connection, run_id: int) -> None:
-    working.work(conn, run_id, "tests", 60.0, 60.0)
+    working.work(conn, run_id, Worker("tests", 60.0), 60.0)
 
 
 def status(conn: database.Connection, incident: Incident) -> Status:
@@ -297,7 +298,7 @@ def test_rolling_back_an_incident_whose_model_was_replaced_fences_its_batches(co
     with pytest.raises(errors.RevokedDeployment):
         append.append(conn, in_flight, actor="tests")
     assert append.append(conn, decided_by_newer, actor="tests").position is not None  # nobody revoked that one
-    plan = replay.for_incident(conn, incident.incident_id)
+    plan = plans.for_incident(conn, incident.incident_id)
     assert plan.model_version == newer[0]  # clicks it decided come out as they are
 
 
@@ -432,7 +433,7 @@ def test_a_rollback_whose_incident_was_not_moved_any_more_is_taken_up(conn: data
 def test_a_run_whose_incident_was_not_moved_any_more_is_taken_up(conn: database.Connection) -> None:
     _, stable, _, incident = raised(conn)
     rollback.roll_back_incident(conn, incident, "tests")
-    plan = replay.for_incident(conn, incident.incident_id)
+    plan = plans.for_incident(conn, incident.incident_id)
     run = runs.plan(
         conn, plan.lo, plan.hi, model_version=stable[0], calibration_version=stable[1], actor="tests", reason="",
         incident_id=incident.incident_id,
@@ -520,62 +521,6 @@ def test_an_incident_moves_only_where_its_status_allows(conn: database.Connectio
         incidents.move(conn, incident.incident_id, Status.PUBLISHED, "tests")
     with pytest.raises(errors.NotFound):
         incidents.move(conn, 999_999, Status.ABANDONED, "tests")
-
-
-def test_a_plan_is_refused_when_the_world_changed(conn: database.Connection) -> None:
-    traffic, _, _, incident = raised(conn)
-    plan = replay.for_incident(conn, incident.incident_id)
-    traffic.append(10)  # the bad model is still live: its range grew
-    rollback.roll_back_incident(conn, incident, "tests")
-    changed = replay.for_incident(conn, incident.incident_id)
-    with pytest.raises(errors.StalePlan):
-        replay.start(conn, changed, "tests", "", digest=plan.digest)
-    run = replay.start(conn, changed, "tests", "", digest=changed.digest)
-    assert run.hi > plan.hi
-    with pytest.raises(errors.Refused, match="expected rolled_back to replay"):
-        replay.start(conn, changed, "tests", "")
-
-
-def test_a_preview_of_everything_is_exact(conn: database.Connection) -> None:
-    traffic, stable, bad = bad_deployment(conn)
-    traffic.append(50, late=5)
-    span = deployments.model_positions(conn, bad[0])
-    assert span is not None
-    plan = replay.for_positions(conn, *span, *stable)
-    preview = replay.preview(conn, plan)
-    run = replay.start(conn, plan, "tests", "", digest=plan.digest)
-    work(conn, run.run_id)
-    compared = steps.finish(conn, run.run_id, "tests")
-    assert compared is not None
-    assert preview.clicks == run.row_count
-    assert preview.estimate.to_valid.value == pytest.approx(compared.summary["to_valid"])
-    assert preview.estimate.to_invalid.value == pytest.approx(compared.summary["to_invalid"])
-    money = {c: t["adjustments_micros"] + t["write_off_micros"] for c, t in compared.by("currency").items()}
-    assert {c: i.value for c, i in preview.estimate.change_micros.items()} == pytest.approx(money)
-    assert preview.not_replayed == {"undecided: late": 5}
-
-
-def test_a_preview_of_a_sample_covers_the_truth(conn: database.Connection) -> None:
-    _, stable, bad = bad_deployment(conn, batches=60, clicks=500)
-    span = deployments.model_positions(conn, bad[0])
-    assert span is not None
-    plan = replay.for_positions(conn, *span, *stable)
-    preview = replay.preview(conn, plan)
-    flips = "SELECT count(*) FROM shadow_scores WHERE verdict <> live_verdict AND log_position >= %s"
-    truth = (conn.execute(flips, (span[0],)).fetchone() or (0,))[0]
-    assert preview.estimate.sampled_clicks < preview.clicks
-    assert preview.estimate.to_valid.low <= truth <= preview.estimate.to_valid.high
-
-
-@pytest.mark.parametrize(("lo", "hi"), [(0, 5), (5, 5), (1, 10_000)])
-def test_a_range_that_is_not_below_the_head_cannot_be_planned(conn: database.Connection, lo: int, hi: int) -> None:
-    with pytest.raises(errors.InvalidInput, match="positions: expected a range within"):
-        replay.for_positions(conn, lo, hi, 1, 1)
-
-
-def test_a_scope_of_something_else_is_refused(conn: database.Connection) -> None:
-    with pytest.raises(errors.InvalidInput, match="scope"):
-        replay.for_positions(conn, 1, 2, 1, 1, {"campaigns": ["c"]})
 
 
 def test_only_one_does_a_thing_at_a_time(connect: Connect) -> None:

@@ -8,7 +8,9 @@ import pytest
 from decided_traffic import bad_deployment
 
 from clickledger.ledger import billing, database, log, partitions, retention
-from clickledger.recovery import replay, steps, tasks, working
+from clickledger.recovery import plans, preview, replay, steps, tasks, working
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,8 @@ def test_range_that_lost_a_day_is_replayed_by_what_is_left(conn: database.Connec
     detached = retention.detach(conn, date(2024, 3, 10), "tests", "old")
     traffic.count = partitions.DAY_MS // traffic.gap_ms  # of the next day
     traffic.append(30)
-    plan = replay.for_positions(conn, 1, log.head(conn).position + 1, *stable)
-    assert (detached.clicks, replay.preview(conn, plan).clicks) == (80, 30)
+    plan = plans.for_positions(conn, 1, log.head(conn).position + 1, What(stable))
+    assert (detached.clicks, preview.preview(conn, plan).clicks) == (80, 30)
     run_id = replay.start(conn, plan, "tests", "").run_id
-    working.work(conn, run_id, "tests", lease_seconds=60.0, seconds=60.0)
+    working.work(conn, run_id, Worker("tests", 60.0), seconds=60.0)
     assert steps.finish(conn, run_id, "tests") is not None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # comes with numpy, which others need not pay
     from clickledger.scoring.findings import Finding
 
 REFUSED = errors.Refused.exit_code
-ModelArgument = Annotated[int, typer.Argument(help="Model version.")]
+ModelArgument = Annotated[int, typer.Argument(help="Model version, from `model list`.")]
 CalibrationOption = Annotated[int | None, typer.Option(help="Calibration version; default the model's newest.")]
 ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes into the log.")]
 
@@ -130,7 +130,7 @@ def deploy(
         raise errors.Refused(
             f"deploying passes no guard: expected --unguarded and --reason WHY, or clickledger model judge {model}"
         )
-    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads torch, which refusing need not pay
 
     with ledger(folder) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration

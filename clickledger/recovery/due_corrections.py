@@ -1,0 +1,210 @@
+"""Corrections that nobody has to ask for: undecided clicks resolved, purchases that came late; proposed, not published.
+
+Every look goes on where the last one ended, which its entry `corrections_proposed` says. What it finds becomes sparse
+runs, compared and waiting for somebody to publish or cancel them.
+
+- An undecided click is decided by the model that its slice and user are routed to now: on its recorded snapshot, or,
+  where it came too late or early to be counted, on one counted as if it had come in time. It is looked at an hour after
+  it was recorded, when all that belongs before it is there.
+- A purchase after which its click is invalid in force is evidence of a person: the click is proposed as valid.
+
+Invariants:
+- a click is proposed once for each of these, whatever becomes of the proposal;
+- more undecided clicks than a few corrections can hold (a model was absent for long, history was imported) are named by
+  their positions instead, for a replay.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from clickledger.ledger import database, deployments, log, sparse
+from clickledger.ledger.caps import AUTOMATIC
+from clickledger.ledger.sparse import Correction
+from clickledger.recovery import publishing, recounting, redecide
+from clickledger.scoring import decide, feature_spec
+from clickledger.scoring.dataset import OUTCOME_KINDS
+from clickledger.scoring.rescore import COUNTING_REASONS
+
+RUNS_MAX = 20  # of one sort, one look
+CLICKS_MAX = RUNS_MAX * sparse.CLICKS_MAX
+LOOK_BACK = timedelta(hours=24)  # of the first look: what was left undecided before is for a replay
+SETTLED_AFTER = timedelta(hours=1)  # clicks may come an hour ahead of their time
+RESOLVED, BOUGHT = "undecided clicks resolved", "purchases of invalidated clicks"
+LAST_LOOK = "SELECT payload FROM log WHERE kind = 'corrections_proposed' ORDER BY position DESC LIMIT 1"
+# Ranges are literals: the planner cannot estimate a block-range index otherwise.
+SELECT_UNDECIDED = """
+    SELECT uuid_send(d.click_id), d.log_position, d.slice, d.reason, uuid_send(c.user_key), c.features, c.feature_schema
+    FROM decisions d JOIN clicks c ON c.click_id = d.click_id AND c.log_position >= {lo} AND c.log_position < {hi}
+    WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'undecided'
+      AND NOT EXISTS (SELECT FROM delayed_decisions x JOIN replay_runs r USING (run_id)
+                      WHERE x.click_id = d.click_id AND r.kind = 'sparse')
+      AND (SELECT x.verdict FROM decision_of(d.click_id) x) = 'undecided'
+    ORDER BY d.log_position, d.line LIMIT {limit}"""
+# Whichever of a purchase and its click is recorded later brings the pair.
+SELECT_BOUGHT = """
+    SELECT click_id, min(log_position) FROM (
+        SELECT o.click_id, o.log_position FROM outcomes o
+        WHERE o.log_position >= {lo} AND o.log_position < {hi} AND o.kind = ANY (%(kinds)s)
+        UNION ALL
+        SELECT d.click_id, early.log_position FROM decisions d CROSS JOIN LATERAL (
+            SELECT o.log_position FROM outcomes o
+            WHERE o.click_id = d.click_id AND o.log_position < {lo} AND o.kind = ANY (%(kinds)s) OFFSET 0) early
+        WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'invalid') bought
+    WHERE (SELECT x.verdict FROM decision_of(bought.click_id) x) = 'invalid'
+      AND NOT EXISTS (SELECT FROM delayed_decisions x JOIN replay_runs r USING (run_id)
+                      WHERE x.click_id = bought.click_id AND r.kind = 'sparse' AND x.verdict = 'valid')
+    GROUP BY 1 ORDER BY 2, 1 LIMIT {limit}"""
+SELECT_TRAFFIC = """
+    SELECT 1 FROM log WHERE position >= %s AND position < %s AND kind IN ('clicks_decided', 'outcomes_recorded')
+    LIMIT 1"""
+SELECT_OPEN = """
+    SELECT r.run_id, r.row_count, l.recorded_at, l.reason, c.digest, c.summary
+    FROM replay_runs r JOIN log l ON l.position = r.run_id
+    JOIN LATERAL (SELECT encode(digest, 'hex') AS digest, summary FROM comparisons x WHERE x.run_id = r.run_id
+                  ORDER BY comparison_id DESC LIMIT 1) c ON true
+    WHERE r.kind = 'sparse' AND r.status = 'staged' AND l.actor = %s
+      AND NOT EXISTS (SELECT FROM publications p WHERE p.run_id = r.run_id)
+    ORDER BY r.run_id"""
+
+
+class Undecided(NamedTuple):
+    """A click that is undecided in force, with the snapshot it was recorded with."""
+
+    click_id: bytes
+    log_position: int
+    slice: str
+    reason: str
+    user_key: bytes
+    features: bytes
+    feature_schema: int
+
+
+@dataclass
+class Look:
+    """What one look found: log positions below which it has seen everything, and the runs it proposed."""
+
+    undecided_upto: int
+    bought_upto: int
+    undecided: int = 0
+    bought: int = 0
+    runs: list[int] = field(default_factory=list)
+    too_many: list[int] | None = None  # positions [lo, hi) with more undecided clicks than corrections are for
+
+
+class Proposal(NamedTuple):
+    """A proposed run that nobody has published or cancelled yet."""
+
+    run_id: int
+    clicks: int
+    proposed_at: datetime
+    what: str
+    digest: str  # of its newest comparison
+    summary: dict[str, Any]
+
+
+def look(conn: database.Connection, actor: str) -> Look | None:
+    """Propose what is to be corrected since the last look; None when no click or outcome was recorded since.
+
+    While no model is deployed, undecided clicks wait.
+    """
+    [(now,)] = conn.execute("SELECT clock_timestamp()").fetchall()
+    since, end = _last_look(conn, now), log.head(conn).position + 1
+    settled = max(log.first_at(conn, now - SETTLED_AFTER), since.undecided_upto)
+    able = bool(deployments.current(conn).routing["routes"])
+    resolvable = able and _has_traffic(conn, since.undecided_upto, settled)
+    if not resolvable and not _has_traffic(conn, since.bought_upto, end):
+        return None
+    found = Look(settled if able else since.undecided_upto, end)
+    if resolvable:
+        _resolve(conn, since.undecided_upto, settled, actor, found)
+    bought = _bought(conn, since.bought_upto, end)
+    found.bought = len(bought)
+    found.runs += _propose(conn, bought, actor, BOUGHT)
+    log.record(conn, "corrections_proposed", asdict(found), actor)
+    return found
+
+
+def _last_look(conn: database.Connection, now: datetime) -> Look:
+    row = conn.execute(LAST_LOOK).fetchone()
+    if row is None:
+        first = log.first_at(conn, now - LOOK_BACK)
+        return Look(first, first)
+    payload = json.loads(row[0])
+    return Look(payload["undecided_upto"], payload["bought_upto"])
+
+
+def _has_traffic(conn: database.Connection, lo: int, hi: int) -> bool:
+    return conn.execute(SELECT_TRAFFIC, (lo, hi)).fetchone() is not None
+
+
+def _resolve(conn: database.Connection, lo: int, hi: int, actor: str, found: Look) -> None:
+    """Propose decisions for the undecided clicks of log positions [lo, hi)."""
+    query = SELECT_UNDECIDED.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX + 1).encode()
+    with conn.cursor(binary=True) as cursor:
+        clicks = [Undecided(*row) for row in cursor.execute(query, prepare=False)]
+    if len(clicks) > CLICKS_MAX:
+        found.too_many = [lo, hi]
+        return
+    corrections = decided(conn, clicks)
+    found.undecided = len(corrections)
+    found.runs += _propose(conn, corrections, actor, RESOLVED)
+
+
+def decided(conn: database.Connection, clicks: Sequence[Undecided]) -> list[Correction]:
+    """What undecided clicks are to be decided as, those that can be: by the models in force now."""
+    uncounted = [uuid.UUID(bytes=c.click_id) for c in clicks if c.reason in COUNTING_REASONS]
+    again = recounting.count_in_time(conn, uncounted)
+    able = [c for c in clicks if c.feature_schema == feature_spec.SCHEMA_VERSION]
+    routing = deployments.current(conn).routing
+    versions = decide.route(routing, [c.slice for c in able], [c.user_key for c in able])
+    judges = redecide.Judges(conn)
+    corrections: list[Correction] = []
+    for pair in sorted(set(versions)):
+        routed = [c for c, chosen in zip(able, versions, strict=True) if chosen == pair]
+        corrections += _judged(routed, again, pair, judges.of(pair))
+    return corrections
+
+
+def _judged(
+    clicks: Sequence[Undecided], again: Mapping[bytes, bytes], versions: redecide.Versions, judge: redecide.Judge
+) -> Iterator[Correction]:
+    features = feature_spec.unpack_snapshots([again.get(c.click_id, c.features) for c in clicks])
+    made = decide.decide(features, [c.slice for c in clicks], [""] * len(clicks), judge.model, judge.thresholds)
+    for i, click in enumerate(clicks):
+        how = ", counted as if it had come in time" if click.click_id in again else ""
+        numbers = (float(made.score[i]), float(made.threshold[i]))
+        yield Correction(click.click_id, made.verdict[i], f"was undecided: {click.reason}{how}", *numbers, *versions)
+
+
+def _bought(conn: database.Connection, lo: int, hi: int) -> list[Correction]:
+    """Clicks invalid in force that led to a purchase, recorded within log positions [lo, hi) or its click was."""
+    query = SELECT_BOUGHT.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX).encode()
+    rows = conn.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False).fetchall()
+    return [
+        Correction(click_id.bytes, decide.VALID, f"led to a purchase, recorded at position {position}")
+        for click_id, position in rows
+    ]
+
+
+def _propose(conn: database.Connection, corrections: Sequence[Correction], actor: str, what: str) -> list[int]:
+    """Runs of so few clicks each as may be published at once, compared."""
+    made = []
+    for start in range(0, len(corrections), sparse.CLICKS_MAX):
+        part = corrections[start : start + sparse.CLICKS_MAX]
+        run = sparse.plan(conn, part, actor=actor, reason=what)
+        publishing.compare(conn, run.run_id, actor)
+        made.append(run.run_id)
+    return made
+
+
+def listed(conn: database.Connection) -> list[Proposal]:
+    """The proposals that wait for somebody, oldest first."""
+    rows = conn.execute(SELECT_OPEN, (AUTOMATIC,)).fetchall()
+    found = [(*row[:-1], json.loads(row[-1])) for row in rows]
+    return [Proposal(*fields) for fields in found]

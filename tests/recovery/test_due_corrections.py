@@ -1,0 +1,142 @@
+"""Corrections that nobody asked for: what is proposed, once, and that nothing is published by itself."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from decided_traffic import BAD_LIMIT, STABLE_LIMIT, START_MS, Traffic, deploy, register
+
+from clickledger.ledger import append, audit, database, log, outcomes, reading, sparse
+from clickledger.recovery import due_corrections, publishing
+from clickledger.scoring import deciding
+
+LIVE = "SELECT click_id FROM decisions WHERE verdict = %s ORDER BY log_position, line"
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded just now counts as recorded long ago."""
+    monkeypatch.setattr(due_corrections, "SETTLED_AFTER", timedelta(0))
+
+
+def look(conn: database.Connection) -> due_corrections.Look | None:
+    return due_corrections.look(conn, "recovery")
+
+
+def publish_all(conn: database.Connection) -> None:
+    for proposal in due_corrections.listed(conn):
+        publishing.publish(conn, proposal.run_id, proposal.digest, "ann", "looked at")
+
+
+def bought(conn: database.Connection, click_ids: list[bytes]) -> None:
+    outcomes.append(conn, [outcomes.Outcome(c, "purchase", START_MS, 1) for c in click_ids], "tests")
+
+
+def test_undecided_clicks_are_proposed_as_the_model_in_force_decides_them_and_not_published(
+    conn: database.Connection,
+) -> None:
+    traffic = Traffic(conn)
+    traffic.append(300)
+    waiting = look(conn)
+    assert waiting is not None and (waiting.undecided, waiting.runs) == (0, [])  # no model is deployed
+    deploy(conn, register(conn, STABLE_LIMIT))
+    traffic.append(10)
+    found = look(conn)
+    assert found is not None
+    assert (found.undecided, found.bought, len(found.runs)) == (300, 0, 2)
+    [before] = [t for t in reading.totals(conn) if t.currency == "EUR"]
+    assert before.undecided > 0
+    assert [(p.clicks, p.what) for p in due_corrections.listed(conn)] == [
+        (sparse.CLICKS_MAX, due_corrections.RESOLVED),
+        (300 - sparse.CLICKS_MAX, due_corrections.RESOLVED),
+    ]
+    publish_all(conn)
+    assert due_corrections.listed(conn) == []
+    assert [t.undecided for t in reading.totals(conn)] == [0, 0]
+    resolved = "SELECT count(*) FROM authoritative_decisions WHERE (verdict = 'invalid') <> (score >= threshold)"
+    assert conn.execute(resolved).fetchone() == (0,)
+    report = audit.verify(conn)
+    assert report.ok, report.failures
+
+
+def test_a_late_click_is_decided_as_if_it_had_come_in_time(conn: database.Connection) -> None:
+    deploy(conn, register(conn, STABLE_LIMIT))
+    traffic = Traffic(conn)
+    traffic.append(50)
+    traffic.append(20, late=3)
+    found = look(conn)
+    assert found is not None and found.undecided == 3
+    reasons = conn.execute("SELECT DISTINCT reason, verdict::text FROM delayed_decisions").fetchall()
+    assert reasons == [("was undecided: late, counted as if it had come in time", "valid")]
+
+
+def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connection) -> None:
+    traffic = Traffic(conn)
+    traffic.append(20)
+    deploy(conn, register(conn, STABLE_LIMIT))
+    first = look(conn)
+    assert first is not None
+    publishing.abandon(conn, first.runs[0], "ann", "no")
+    assert due_corrections.listed(conn) == []
+    assert look(conn) is None  # nothing was recorded since
+    conn.execute("ALTER TABLE log DISABLE TRIGGER ALL")  # as if the look had been cut off before its entry
+    conn.execute("DELETE FROM log WHERE kind = 'corrections_proposed'")
+    again = look(conn)
+    assert again is not None and (again.undecided, again.runs) == (0, [])
+
+
+def test_more_undecided_clicks_than_corrections_are_for_are_named_for_a_replay(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due_corrections, "CLICKS_MAX", 30)
+    traffic = Traffic(conn)
+    position = traffic.append(31)
+    deploy(conn, register(conn, STABLE_LIMIT))
+    found = look(conn)
+    assert found is not None and found.runs == []
+    assert found.too_many is not None and found.too_many[0] <= position < found.too_many[1]
+    assert look(conn) is None
+    assert log.read(conn, kinds=["corrections_proposed"])[-1].payload["too_many"] == found.too_many
+
+
+def test_a_click_whose_model_could_not_be_used_is_decided_by_the_one_that_can(conn: database.Connection) -> None:
+    stable = register(conn, STABLE_LIMIT)
+    deploy(conn, stable)
+    traffic = Traffic(conn)
+    batch = traffic.batch(8)
+    batch.verdict[:], batch.reason[:] = ["undecided"] * 8, [deciding.MODEL_UNUSABLE] * 8
+    batch.score[:], batch.threshold[:] = float("nan"), float("nan")
+    append.append(conn, batch, actor="tests")
+    found = look(conn)
+    assert found is not None and found.undecided == 8
+    versions = "SELECT DISTINCT model_version, calibration_version FROM delayed_decisions"
+    assert conn.execute(versions).fetchall() == [stable]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_purchase_of_an_invalid_click_is_proposed_whichever_of_the_two_was_recorded_later(
+    conn: database.Connection, early: bool
+) -> None:
+    deploy(conn, register(conn, BAD_LIMIT))
+    traffic = Traffic(conn)
+    if early:
+        bought(conn, traffic.batch(40).click_id)
+        traffic.count = 0
+        assert look(conn) is not None
+        traffic.append(40)
+    else:
+        traffic.append(40)
+        assert look(conn) is not None
+        bought(conn, traffic.ids)
+    invalid = [row[0] for row in conn.execute(LIVE, ("invalid",))]
+    found = look(conn)
+    assert found is not None and found.bought == len(invalid) > 0
+    stated = conn.execute(
+        "SELECT click_id, verdict::text FROM delayed_decisions ORDER BY log_position, line"
+    ).fetchall()
+    assert stated == [(click, "valid") for click in invalid]
+    publish_all(conn)
+    traffic.append(1, hourly=1)
+    again = look(conn)
+    assert again is not None and again.bought == 0
