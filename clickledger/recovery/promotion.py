@@ -23,7 +23,7 @@ from clickledger.ledger import database, deployments
 from clickledger.ledger.deployments import Deployment, Routing
 from clickledger.recovery import incidents
 from clickledger.recovery.incidents import Status
-from clickledger.scoring import behaviour, shadow_scores
+from clickledger.scoring import behaviour, shadow_scores, shadowing
 from clickledger.scoring.behaviour import Pair
 
 CANARY, ALL = "canary", "all"
@@ -109,8 +109,9 @@ def _stated(
     name, decides = _name(pair), _pairs(seen.routing)
     if decides == {pair}:
         raise errors.Refused(f"{name} decides for all users already, epoch {seen.epoch}")
+    shadowing.require_fed(conn, {"routes": [{"model": pair[0]}], "shadow": None})
     if not decides:
-        raise errors.Refused(f"{name}: nothing is deployed to promote it beside: clickledger model deploy {pair[0]}")
+        raise errors.Refused(f"{name}: nothing is deployed to promote it beside: clickledger model deploy --unguarded")
     clearance = behaviour.require_cleared(conn, pair, deployments.stable_beside(seen.routing, *pair), actor=actor)
     raised = [i.incident_id for i in incidents.listed(conn) if i.status is Status.RAISED]
     if raised:

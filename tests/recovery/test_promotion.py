@@ -7,11 +7,12 @@ import uuid
 from typing import Any
 
 import pytest
-from decided_traffic import BAD_LIMIT, STABLE_LIMIT, START_MS, Traffic, click_id, deploy, register
+from decided_traffic import STABLE_LIMIT, START_MS, Traffic, click_id, deploy, register
 
 from clickledger.errors import Conflict, InvalidInput, NotFound, Refused, RevokedDeployment
 from clickledger.ledger import append, database, deployments, log
-from clickledger.recovery import anomaly, promotion, rollback
+from clickledger.recovery import incidents, promotion, rollback
+from clickledger.recovery.incidents import Status
 from clickledger.recovery.promotion import Terms
 from clickledger.scoring import decide, guardrails, shadow_scores
 
@@ -160,17 +161,15 @@ def test_hours_in_shadow_are_told_from_the_times_of_scored_batches(
     assert shadow_scores.covered({3}, set(range(144))) == 1
 
 
-def test_no_promotion_while_an_incident_is_raised(conn: database.Connection) -> None:
-    stable, bad, third = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT), register(conn, 30)
-    deploy(conn, bad, stable)
-    traffic = Traffic(conn)
-    for _ in range(10):
-        traffic.append(200)
-    traffic.purchases(range(100))
-    assert anomaly.detect(conn, tick_seconds=1.0, purchase_age_seconds=0.0, actor="tests")
-    judged(conn, third, bad)
-    with pytest.raises(Refused, match=r"incident .* is raised"):
-        canary(conn, third)
+def test_no_promotion_while_an_incident_is_raised(conn: database.Connection, pairs: tuple[Pair, Pair]) -> None:
+    stable, challenger = pairs
+    judged(conn, challenger, stable)
+    raised = incidents.raise_incident(conn, 1, stable[0], {}, "tests")
+    assert raised is not None
+    with pytest.raises(Refused, match=f"incident {raised.incident_id} is raised"):
+        canary(conn, challenger)
+    incidents.move(conn, raised.incident_id, Status.ABANDONED, "tests", "a sale")
+    assert canary(conn, challenger).epoch == 2
 
 
 def test_a_deployment_that_came_in_between_is_not_undone(
