@@ -53,8 +53,7 @@ def _said(effects: Effects) -> list[str]:
         f"{rates.flips:,} of {rates.clicks:,} clicks change; what is billed changes by {money or 'nothing'}. As of log "
         f"position {compared.compared_at_position}, the comparison that publishing names as {compared.digest}.",
         f"IVR, the share of clicks that is invalidated, goes from {_share(rates.ivr_before)} to "
-        f"{_share(rates.ivr_after)}; FPR, the same share of the {rates.bought:,} clicks that led to an outcome, from "
-        f"{_share(rates.fpr_before)} to {_share(rates.fpr_after)}.",
+        f"{_share(rates.ivr_after)}; {_buyers(rates)}.",
     ]
     if neighbours["carried"]:
         said.append(
@@ -62,6 +61,15 @@ def _said(effects: Effects) -> list[str]:
             f"had: {neighbours['changed']} of them change."
         )
     return said
+
+
+def _buyers(rates: Rates) -> str:
+    if not rates.bought:
+        return "no click of the range has led to an outcome yet, so FPR is not known"
+    return (
+        f"FPR, the same share of the {rates.bought:,} clicks that led to an outcome, from {_share(rates.fpr_before)} "
+        f"to {_share(rates.fpr_after)}"
+    )
 
 
 def _matrix(effects: Effects) -> Rows:
@@ -210,7 +218,7 @@ def _bars(axes: Axes, values: Mapping[str, float], currency: str, across: bool) 
 
 
 def _hours(axes: Axes, hours: Sequence[str]) -> None:
-    step = max(1, len(hours) // 8)
+    step = max(1, -(-len(hours) // 6))
     shown = list(range(0, len(hours), step))
     axes.set_xticks(shown, [hours[place] for place in shown], rotation=20, ha="right")
 

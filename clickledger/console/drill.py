@@ -44,8 +44,11 @@ def play(fault: str, cut: Cut, settings: Settings, rate: float) -> dict[str, Any
         return {"drill": fault, "rate": rate, **story.facts}
 
 
-def stable(story: Story) -> Versions:
-    """History under the rule of a new ledger, then a model trained on it, and some traffic that it decides."""
+def stable(story: Story, **learning: Any) -> Versions:
+    """History under the rule of a new ledger, then a model trained on it, and some traffic that it decides.
+
+    `learning` goes over what the scene says of learning.
+    """
     scene, conn = story.scene, story.conn
     with story.act(f"history: {scene.history_end:,} clicks and what they led to"):
         story.send(scene.history_end)
@@ -56,7 +59,11 @@ def stable(story: Story) -> Versions:
         story.history_position = log.head(conn).position
     with story.act("the stable model: trained, deployed"):
         learned = learn.learn(
-            conn, actor=ACTOR, reason="all labels", up_to_position=story.history_position, **scene.learning
+            conn,
+            actor=ACTOR,
+            reason="all labels",
+            up_to_position=story.history_position,
+            **{**scene.learning, **learning},
         )
         versions = learned.model_version, learned.calibration_version
         # Without a shadow: beside the rule of a new ledger, which invalidates little, any trained model looks bad.

@@ -13,11 +13,13 @@ from typing import Any
 from clickledger.console import demo_story, drill, drill_account, output
 from clickledger.console.demo_story import Story
 from clickledger.console.drill_scene import Cut
+from clickledger.errors import Refused
 from clickledger.ledger import comparison, database, log, outcomes
 from clickledger.ledger.rights import Role
 from clickledger.recovery import due_corrections, publishing
 from clickledger.settings import Settings
 
+STRICT_FPR = 0.3  # of buyers' clicks withheld, so that there is something to correct
 SELECT_WITHHELD = """
     SELECT d.click_id, d.cost_micros FROM decisions d
     WHERE d.click_id = ANY (%s) AND (SELECT x.verdict FROM decision_of(d.click_id) x) = 'invalid'"""
@@ -27,12 +29,15 @@ def play(cut: Cut, settings: Settings, rate: float) -> dict[str, Any]:
     """The drill on a fresh ledger whose processes are up; the facts, by the names of `--json`."""
     with database.connect(str(settings.database_url), application_name="clickledger drill", role=Role.REPLAYER) as conn:
         story = Story(cut.scene, settings, conn, pace_clicks_per_s=rate)
-        drill.stable(story)
+        drill.stable(story, fpr_max=STRICT_FPR)
         rest = len(cut.scene.clicks) - story.sent
         with story.act(f"{rest:,} clicks decided by it, before anybody knows what they lead to"):
             story.send(len(cut.scene.clicks))
         bought = _record_all(story)
-        before = _withheld(conn, bought)
+        if not (before := _withheld(conn, bought)):
+            raise Refused(
+                f"none of {len(bought):,} purchases was withheld: nothing to correct, expected more --history"
+            )
         with story.act(f"{len(before):,} of them were withheld: until corrections are proposed, and published"):
             _publish_all(story, bought)
         after = _withheld(conn, bought)
@@ -71,9 +76,9 @@ def _publish_all(story: Story, bought: list[bytes]) -> None:
     deadline = time.monotonic() + drill.SILENT_SECONDS_MAX
     while time.monotonic() < deadline and _withheld(conn, bought):
         for proposed in due_corrections.listed(conn):
-            if not runs:
-                noticed = (proposed.proposed_at - known_at).total_seconds()
-                story.facts["noticed_after_seconds"] = round(noticed, 3)
+            noticed = (proposed.proposed_at - known_at).total_seconds()
+            if noticed > 0:  # what history led to was proposed before
+                story.facts.setdefault("noticed_after_seconds", round(noticed, 3))
             compared = publishing.compare(conn, proposed.run_id, drill.ACTOR)  # each publication makes others stale
             done = publishing.publish(conn, proposed.run_id, compared.digest, drill.ACTOR, "they bought")
             published_at = log.entry(conn, done.position).recorded_at

@@ -42,7 +42,8 @@ def simulated(settings: Settings, clicks: int, rate: float, history: int | None,
             f"{wanted} and {rate:g}"
         )
     hourly = wanted / (HISTORY_HOURS + STABLE_HOURS)
-    unwatched_hours = max(0.0, clicks - rate * WATCHED_SECONDS / 3) / hourly
+    # Whole days: whatever is asked for, history ends at the same hour, and the evenings it holds are whole.
+    unwatched_hours = 24.0 * round(max(0.0, clicks - rate * WATCHED_SECONDS / 3) / hourly / 24.0)
     hours = HISTORY_HOURS + STABLE_HOURS + unwatched_hours + WATCHED_HOURS
     end_ms = int(demo_scene.END.timestamp()) * 1000
     start_ms = end_ms - int(hours * HOUR_MS)

@@ -134,6 +134,17 @@ def test_an_anomaly_of_one_small_slice_is_not_drowned_by_the_others() -> None:
     assert alarm.slice == "tv/out"
 
 
+def test_a_slice_alone_must_show_more_than_sound_models_differ_by_in_one() -> None:
+    quiet = rates(0, 3_000, 100, 0.0005, 0.0005)
+    differing = rates(1, 3_000, 5, 0.019, 0.010)  # who is not logged in: net 0.9%
+    series = {"app/in": quiet, "web/out": differing}
+    assert (
+        detection.judge(series, {name: [Tick(t.users, 0, 0) for t in ticks] for name, ticks in series.items()}) is None
+    )
+    worse = {"app/in": quiet, "web/out": rates(2, 3_000, 5, 0.06, 0.010)}
+    assert detection.judge(worse, {name: [Tick(t.users, 0, 0) for t in ticks] for name, ticks in worse.items()})
+
+
 def test_nothing_seen_is_no_anomaly() -> None:
     assert detection.judge({}, {}) is None
     assert detection.judge({"a": []}, {"a": []}) is None
