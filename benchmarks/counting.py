@@ -44,7 +44,7 @@ class Plan:
     logged_clicks: int
 
 
-FULL, QUICK = Plan(4_000, 64_000, 500_000, 100_000), Plan(20, 256, 2_000, 1_000)
+FULL, QUICK = Plan(1_000, 16_000, 200_000, 20_000), Plan(20, 256, 2_000, 1_000)
 
 
 def run(ground: Ground) -> Result:

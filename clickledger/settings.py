@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     auto_publish_gross_micros: int = Field(default=0, ge=0)  # what may be published unasked; 0: nothing
 
     daily_training_at: OptionalTime = time(4, 30)  # UTC; empty: no model is trained by itself
+    candidate_shadow_hours: float = Field(default=24.0, ge=0)  # then a candidate's behaviour is judged
 
     start_seconds_max: float = Field(default=60.0, gt=0)  # how long a server or process may take to become ready
 

@@ -47,7 +47,7 @@ class TestServers:
 def servers() -> Iterator[TestServers]:
     """A PostgreSQL and a Valkey of this session's own, ended with it."""
     _sweep_killed_sessions()
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=own_server.folder_of_servers()))
     folder.chmod(0o711)
     (folder / "owner").write_text(_mark(os.getpid()))
     try:
@@ -124,13 +124,13 @@ def in_database(url: str, name: str) -> str:
 
 
 def _need_no_disk(url: str) -> None:
-    """Nothing is flushed: what a killed process has written is the kernel's, and no test outlives the machine.
+    """Nothing is flushed, and little log kept: what a killed process has written is the kernel's.
 
-    Making and dropping a database a test waited for the disk longer than most tests take.
+    Making and dropping a database for each test waited for the disk longer than most tests take.
     """
     with psycopg.connect(url, autocommit=True) as connection:
-        for setting in ("fsync", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {setting} = off".encode())
+        for setting in ("fsync = off", "full_page_writes = off", "max_wal_size = '256MB'"):
+            connection.execute(f"ALTER SYSTEM SET {setting}".encode())
         connection.execute("SELECT pg_reload_conf()")
 
 
@@ -147,7 +147,8 @@ def _mark(pid: int) -> str:
 
 def _sweep_killed_sessions() -> None:
     """End what sessions left behind that were killed before they could."""
-    for owner in Path("/tmp").glob(f"{FOLDER_PREFIX}*/owner"):
+    places = (own_server.IN_MEMORY, own_server.ON_DISK)
+    for owner in (owner for place in places for owner in place.glob(f"{FOLDER_PREFIX}*/owner")):
         try:
             mark = owner.read_text()
             if mark == _mark(int(mark.split()[0])):

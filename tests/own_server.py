@@ -22,7 +22,19 @@ import psycopg
 from clickledger.console import account, postgres, processes
 
 SECONDS_MAX = 60.0
+# Servers of tests live in memory where there is enough of it: a database a test is 9 MB to copy and as much to log.
+IN_MEMORY, ON_DISK = Path("/dev/shm"), Path("/tmp")
+MEMORY_BYTES_MIN = 4 << 30
 SETTINGS = ("fsync=off", "listen_addresses=", "shared_buffers=32MB", "max_connections=100", "timezone=UTC")
+
+
+def folder_of_servers() -> Path:
+    """Where to make the folder of a test's server: in memory, or on the disk."""
+    try:
+        enough = shutil.disk_usage(IN_MEMORY).free >= MEMORY_BYTES_MIN <= psutil.virtual_memory().available
+    except OSError:
+        return ON_DISK
+    return IN_MEMORY if enough and os.access(IN_MEMORY, os.W_OK | os.X_OK) else ON_DISK
 
 
 def shipped_programs() -> Path:
@@ -138,7 +150,7 @@ class OwnServer:
 @contextmanager
 def own_server(*settings: str) -> Iterator[OwnServer]:
     """A started, empty server of the version under test, stopped and removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="clickledger-own-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="clickledger-own-", dir=folder_of_servers()))
     folder.chmod(0o711)
     server = OwnServer(folder / "server", chosen_programs() or shipped_programs(), settings)
     try:

@@ -1,8 +1,7 @@
 """The program `clickledger`.
 
-Commands live in sibling modules called `cli_*`; each has `register(app)`, which adds its commands or sub-apps. Those
-called `cli_model_*` are added to `clickledger model`. They are imported at every start, so anything slow to import
-(torch, celery, scikit-learn) is imported inside the commands.
+Commands live in sibling modules called `cli_*`; each has `register(app)`, which adds its commands or sub-apps. They are
+imported at every start, so anything slow to import (torch, celery, scikit-learn) is imported inside the commands.
 
 Exit codes: 0 done; 1 done with findings, or a defect; otherwise the `exit_code` of the error (see `errors.py`), 2 for
 a wrong command line, 130 after ^C. Errors are one line on stderr; a defect's traceback goes to a file.
@@ -24,7 +23,7 @@ from pathlib import Path
 import typer
 
 from clickledger import console, settings
-from clickledger.console import cli_model, output
+from clickledger.console import output
 from clickledger.errors import ClickledgerError, Unavailable
 
 INTERRUPTED = 130
@@ -41,7 +40,7 @@ def program() -> typer.Typer:
     )
     app.callback()(_root)  # keeps a single command from becoming the program itself
     for module in sorted(entry.name for entry in pkgutil.iter_modules(console.__path__)):
-        if module.startswith("cli_") and not module.startswith(cli_model.PREFIX):
+        if module.startswith("cli_"):
             importlib.import_module(f"{console.__name__}.{module}").register(app)
     return app
 

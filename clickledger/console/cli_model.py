@@ -1,40 +1,43 @@
-"""`clickledger model ...`: train, evaluate and deploy. What else there is, modules called `cli_model_*` add."""
+"""`clickledger model ...`: train, and what modules called `model_*` add."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clickledger import console
-from clickledger.console import model_evaluation, model_gallery, moments, output
+from clickledger.console import (
+    model_compare,
+    model_daily,
+    model_dataset,
+    model_evaluation,
+    model_gallery,
+    model_history,
+    model_promotion,
+    model_shadow,
+    moments,
+    output,
+)
 from clickledger.console.cli_services import HomeOption, JsonOption
+from clickledger.console.model_promotion import ActorOption
 from clickledger.console.recovery_words import ledger
 from clickledger.errors import Refused
-from clickledger.ledger import database, deployments
+from clickledger.ledger import database
 
 if TYPE_CHECKING:  # loads torch
     from clickledger.scoring.learn import Learned
     from clickledger.scoring.recipe import Recipe
 
-PREFIX = "cli_model_"
-ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes into the log.")]
-ModelArgument = Annotated[int, typer.Argument(metavar="MODEL", help="Model version, from `model list`.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, compare and deploy models.")
+    models = typer.Typer(no_args_is_help=True, help="Train, evaluate, compare, judge, promote and roll back models.")
     models.command()(train)
     models.command()(model_evaluation.evaluate)
     models.command()(model_gallery.gallery)
-    models.command()(deploy)
-    for module in sorted(entry.name for entry in pkgutil.iter_modules(console.__path__)):
-        if module.startswith(PREFIX):
-            importlib.import_module(f"{console.__name__}.{module}").register(models)
+    for module in (model_daily, model_dataset, model_history, model_compare, model_shadow, model_promotion):
+        module.register(models)
     app.add_typer(models, name="model")
 
 
@@ -126,25 +129,4 @@ def _tell(learned: Learned) -> None:
     )
     for missed in learned.too_little:
         output.say(f"too little data: {missed}")
-    output.hint(f"clickledger model show {learned.model_version}; clickledger model deploy {learned.model_version}")
-
-
-def deploy(
-    model: Annotated[int, typer.Argument(help="Model version.")],
-    calibration: Annotated[int | None, typer.Option(help="Calibration version; default the model's newest.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "deployed by hand",
-    actor: ActorOption = "cli",
-    folder: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Put a model in force for all traffic; the one in force until now runs on in shadow."""
-    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads torch, which others need not pay
-
-    with ledger(folder) as conn:
-        chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
-        shadowing.require_fed(conn, {"routes": [{"model": model}], "shadow": None})
-        epoch = deployments.promote(conn, model, chosen, actor, reason)
-    output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides")
-    output.hint("clickledger incident list; undo with: clickledger rollback")
-    if as_json:
-        output.result({"epoch": epoch, "model_version": model, "calibration_version": chosen})
+    output.hint(f"clickledger model judge {learned.model_version}; clickledger model shadow {learned.model_version}")

@@ -236,6 +236,16 @@ def stable_beside(routing: Routing, model_version: int, calibration_version: int
     return None if found == (model_version, calibration_version) else found
 
 
+def newest_of(routing: Routing) -> int:
+    """The model that came last: a canary where there is one, being listed first, else the one that decides.
+
+    Raises Refused where none is deployed.
+    """
+    if not routing["routes"]:
+        raise errors.Refused("no model is deployed")
+    return int(routing["routes"][0]["model"])
+
+
 def _without(routing: Routing, model_version: int, calibration_version: int) -> list[dict[str, Any]]:
     pair = model_version, calibration_version
     return [route for route in routing["routes"] if (route["model"], route["calibration"]) != pair]

@@ -1,4 +1,4 @@
-"""When the daily loop runs, and that it runs once.
+"""When the daily loop runs, and that it runs once; and the judgement of its candidates after their time in shadow.
 
 Invariants:
 - one process at a time is at it: the lock and all it writes are on one connection, so whoever loses the lock can write
@@ -12,11 +12,13 @@ import math
 from datetime import UTC, date, datetime, time, timedelta
 
 from clickledger import errors
-from clickledger.ledger import database, log
+from clickledger.ledger import aliases, database, deployments, log
+from clickledger.ledger.aliases import Pair
 from clickledger.recovery import steps
-from clickledger.scoring import daily, daily_runs
+from clickledger.scoring import behaviour, daily, daily_runs, guardrails, shadowing
 from clickledger.scoring.daily import OnStep, Plan
 from clickledger.scoring.daily_runs import Run
+from clickledger.scoring.findings import DEFAULT_LIMITS, Limits
 
 LOCK = "daily training"
 
@@ -63,3 +65,58 @@ def wake(conn: database.Connection, at: time, *, actor: str) -> Run | None:
     with steps.alone(conn, LOCK) as mine:
         plan = due(conn, at, datetime.now(UTC)) if mine else None
         return daily.run(conn, plan, actor=actor, reason=f"scheduled for {plan.day}") if plan else None
+
+
+def judge_candidates(
+    conn: database.Connection, shadow_hours: float, *, actor: str, limits: Limits = DEFAULT_LIMITS
+) -> list[log.Entry]:
+    """Judge the behaviour of each candidate that was in shadow for so long; the new judgements.
+
+    One that passes stays, until somebody promotes it or newer ones take its place. One that is refused leaves, as does
+    one that cannot be judged; the entry says why. Whoever was killed in between is made up for.
+    """
+    made = []
+    with steps.alone(conn, LOCK) as mine:
+        for pair, due_at in _due_candidates(conn, shadow_hours) if mine else []:
+            verdict = _judgement(conn, pair, due_at)
+            if verdict is None:
+                verdict = _judge(conn, pair, actor, limits)
+                made += [verdict] if verdict else []
+            if verdict is not None and verdict.kind == "guardrail_refused":
+                shadowing.leave(conn, pair[0], actor=actor, reason=f"refused by guardrails, entry {verdict.position}")
+    return made
+
+
+def _due_candidates(conn: database.Connection, shadow_hours: float) -> list[tuple[Pair, datetime]]:
+    """The candidates that are to be judged, or were, and since when."""
+    entries, now = log.read(conn, kinds=aliases.KINDS), datetime.now(UTC)
+    pairs = aliases.of(deployments.current(conn).routing)["candidate"]
+    entered = [(pair, aliases.since(entries, "candidate", pair)) for pair in pairs]
+    due_at = [(pair, change.recorded_at + timedelta(hours=shadow_hours)) for pair, change in entered if change]
+    return [(pair, at) for pair, at in due_at if at <= now]
+
+
+def _judgement(conn: database.Connection, pair: Pair, since: datetime) -> log.Entry | None:
+    """The newest judgement of a pair's behaviour since then."""
+    entries = log.read(conn, kinds=behaviour.JUDGEMENTS)
+    own = [entry for entry in entries if entry.recorded_at >= since and _pair(entry) == pair]
+    return own[-1] if own else None
+
+
+def _pair(entry: log.Entry) -> Pair | None:
+    payload = entry.payload
+    if guardrails.subject_of(entry) != guardrails.BEHAVIOUR:
+        return None
+    return payload["model_version"], payload["calibration_version"]
+
+
+def _judge(conn: database.Connection, pair: Pair, actor: str, limits: Limits) -> log.Entry | None:
+    reason = "its time in shadow is over"
+    try:
+        judged = behaviour.judge(conn, *pair, actor=actor, reason=reason, limits=limits)
+    except errors.Unavailable:
+        raise
+    except errors.ClickledgerError as error:  # it would be no better in a minute
+        shadowing.leave(conn, pair[0], actor=actor, reason=f"it cannot be judged: {error}")
+        return None
+    return log.entry(conn, judged.position)

@@ -130,7 +130,10 @@ def sign_checkpoint() -> None:
 
 @task
 def daily_training() -> None:
-    """Do the daily run that is due, or go on with one that was cut short; what it is refused for is said."""
+    """Do the daily run that is due, or go on with one that was cut short; judge candidates whose time is over.
+
+    What is refused is said.
+    """
     chosen = settings.load()
     if chosen.daily_training_at is None:
         return
@@ -142,6 +145,8 @@ def daily_training() -> None:
         else:
             if done is not None and done.result is not None:
                 logger.info("daily run of %s: model %s, %s", done.day, done.model_version, done.result["outcome"])
+        for judged in daily_training_.judge_candidates(conn, chosen.candidate_shadow_hours, actor=DAILY):
+            logger.info("model %s: %s, entry %d", judged.payload["model_version"], judged.kind, judged.position)
 
 
 @cache

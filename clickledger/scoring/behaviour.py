@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from clickledger.errors import Refused
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import decide, guards_of_behaviour, robot_probes
+from clickledger.scoring import guards_of_behaviour, robot_probes
+from clickledger.scoring import judged as judged_
 from clickledger.scoring import model as models_
 from clickledger.scoring import recent_clicks as recent
 from clickledger.scoring import second_training as second
@@ -102,8 +103,8 @@ def judge(
 def beside_stable(challenger: Judge, stable: Judge, clicks: RecentClicks, limits: Limits) -> list[Finding]:
     """What the guards say that compare two models on the same clicks, and on the same known robots."""
     verdicts = Verdicts(
-        challenger=_invalid(challenger, clicks.features, clicks.slice.tolist()),
-        stable=_invalid(stable, clicks.features, clicks.slice.tolist()),
+        challenger=_invalid(challenger, clicks.features, clicks.slice),
+        stable=_invalid(stable, clicks.features, clicks.slice),
         known=clicks.known,
         user=clicks.user,
         slice=clicks.slice,
@@ -128,10 +129,8 @@ def _load(conn: database.Connection, pair: Pair) -> Judge:
     return Judge(model, deployments.load_thresholds(conn, pair[1]))
 
 
-def _invalid(judge: Judge, features: npt.NDArray[np.int32], slices: Sequence[str]) -> Flags:
-    decided = decide.decide(features, slices, [""] * len(slices), judge.model, judge.thresholds)
-    invalid: Flags = np.array(decided.verdict, dtype=np.str_) == decide.INVALID
-    return invalid
+def _invalid(judge: Judge, features: npt.NDArray[np.int32], slices: npt.NDArray[np.str_]) -> Flags:
+    return judged_.reaching(judge.model.score(features), slices, judge.thresholds)
 
 
 def require_cleared(conn: database.Connection, pair: Pair, stable: Pair | None, *, actor: str) -> Clearance:

@@ -57,8 +57,11 @@ class Limits:
     hourly_range_max: float = 2.0  # times the stable model's
     hourly_range_min: float = 0.05  # a smaller range of the stable model counts as so much
     purchases_min: int = 30  # to judge an AUC
-    seed_disagreement_max: float = 0.02
+    baseline_chance_max: float = 1e-3  # of accounts drawn anew: an AUC on few purchases never is sure to 1e-6
+    seed_disagreement_max: float = 0.05
+    seed_disagreement_relative_max: float = 0.5  # of what either seed invalidates
     robot_recall_drop_max: float = 0.05
+    robot_kind_recall_drop_max: float = 0.5  # of one kind: it is lost
 
 
 DEFAULT_LIMITS = Limits()

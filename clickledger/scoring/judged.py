@@ -60,10 +60,15 @@ class Judged:
 
     def invalid(self, thresholds: Mapping[str, float]) -> Flags:
         """Flag of each click (n,): its score reaches the threshold of its slice, as in `decide.decide`."""
-        names, index = np.unique(self.slice, return_inverse=True)
-        limits = np.array([decide.threshold_of(thresholds, str(name)) for name in names], dtype=np.float32)
-        reached: Flags = self.score >= limits[index]
-        return reached
+        return reaching(self.score, self.slice, thresholds)
+
+
+def reaching(score: Scores, slices: npt.NDArray[np.str_], thresholds: Mapping[str, float]) -> Flags:
+    """Flag of each click (n,): its score (n,) reaches the threshold of its slice (n,), as in `decide.decide`."""
+    names, index = np.unique(slices, return_inverse=True)
+    limits = np.array([decide.threshold_of(thresholds, str(name)) for name in names], dtype=np.float32)
+    reached: Flags = score >= limits[index]
+    return reached
 
 
 def hot(features: npt.NDArray[np.int32], session_clicks_max: int = SESSION_CLICKS_MAX) -> Flags:

@@ -29,7 +29,7 @@ class RobotProbes:
     """Snapshots int32 (n, k) and slices (n,) of robots by kind; `digest` is the SHA-256 of the file, hex."""
 
     features: Mapping[str, npt.NDArray[np.int32]]
-    slices: Mapping[str, list[str]]
+    slices: Mapping[str, npt.NDArray[np.str_]]
     digest: str
 
 
@@ -50,7 +50,7 @@ def from_file(content: bytes) -> RobotProbes:
         raise InvalidInput(f"robot probes: expected a safetensors file: {error}") from error
     kinds = sorted(name.removesuffix("/features") for name in tensors if name.endswith("/features"))
     features = {kind: tensors[f"{kind}/features"] for kind in kinds}
-    slices = {kind: tensors[f"{kind}/slices"].tobytes().decode().split("\0") for kind in kinds}
+    slices = {kind: np.array(tensors[f"{kind}/slices"].tobytes().decode().split("\0")) for kind in kinds}
     for kind, snapshots in features.items():
         if snapshots.shape != (len(slices[kind]), len(feature_spec.FEATURES)):
             expected = (len(slices[kind]), len(feature_spec.FEATURES))

@@ -22,7 +22,11 @@ from clickledger.scoring.model import Model
 from clickledger.scoring.recent_clicks import RecentClicks
 
 REGRESSION, VELOCITY = "logistic_regression", "velocity"
-TRAINERS = {"network": training.train_network, REGRESSION: training.train_logistic_regression}
+TRAINERS = {
+    "network": training.train_network,
+    "deep_cross": training.train_deep_cross,
+    REGRESSION: training.train_logistic_regression,
+}
 
 
 class Parts(NamedTuple):

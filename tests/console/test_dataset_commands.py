@@ -11,9 +11,9 @@ from clickledger.ledger import database, log, outcomes
 
 @pytest.fixture
 def ledger(conn: database.Connection) -> database.Connection:
-    """2,000 clicks of 200 accounts, of which some bought once; the last purchase is years ago."""
+    """2,000 clicks of 200 accounts in six days, of which some bought once; the last purchase is years ago."""
     deploy(conn, register(conn, STABLE_LIMIT))
-    traffic = Traffic(conn)
+    traffic = Traffic(conn, gap_ms=240_000)
     for _ in range(4):
         traffic.append(500)
     bought = [outcomes.Outcome(i, "purchase", START_MS + 10**7, 1_000) for i in traffic.ids[::21]]
@@ -51,4 +51,6 @@ def test_guarded_training_is_refused_until_a_second_person_lets_it_pass(
     given = command(*words, "--actor", "bob")
     assert given.code == 0 and given.fields["refusing"] == entry.payload["refusing"]
     passed = command(*train, "--overridden", given.fields["position"])
-    assert passed.code == 0 and passed.fields["rows"] == 2_000
+    assert passed.code == 0
+    cold = log.read(ledger, kinds=["dataset_built"])[-1].payload["cold"]  # of the first day, before counters were full
+    assert 0 < cold < 1_000 and passed.fields["rows"] == 2_000 - cold

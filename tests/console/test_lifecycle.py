@@ -218,4 +218,5 @@ def test_every_standard_process_gets_the_settings_as_resolved_and_its_name(fleet
 
 def test_the_standard_table_starts_beat_and_workers_before_the_api(fleet: Fleet) -> None:
     two = fleet.settings.model_copy(update={"scoring_workers": 2})
-    assert [role.name for role in roles.table(two, 1)] == ["beat", "recovery", "scoring-1", "scoring-2", "api"]
+    names = [role.name for role in roles.table(two, 1)]
+    assert names == ["beat", "recovery", "training", "scoring-1", "scoring-2", "api"]

@@ -164,3 +164,13 @@ def test_two_models_are_compared_on_the_same_clicks_that_neither_was_trained_on(
     assert (same["agreement"], same["to_invalid"], same["to_valid"]) == (1.0, 0, 0)
     assert command("model", "compare", "live", "candidate").code == 2
     assert command("model", "compare", "live", "2:99").code == 2
+
+
+def test_a_model_is_put_in_shadow_and_taken_out_by_hand(ledger: database.Connection, command: Command) -> None:
+    other = register(ledger, BAD_LIMIT)
+    inside = command("model", "shadow", other[0], "--actor", "ann", "--reason", "to be seen")
+    assert inside.code == 0 and inside.fields["candidates"] == [pair(*other)]
+    assert command("model", "shadow", 2).code == 3  # it decides already
+    assert command("model", "shadow", other[0], "--leave").fields["candidates"] == []
+    changes = command("model", "history", "--alias", "candidate").fields["changes"]
+    assert [(c["after"], c["reason"]) for c in changes] == [([pair(*other)], "to be seen"), ([], "by hand")]

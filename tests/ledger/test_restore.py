@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from batches import batch, clicks
-from own_server import OwnServer, own_server
+from own_server import OwnServer, folder_of_servers, own_server
 from replays import published
 
 from clickledger import errors
@@ -53,7 +53,7 @@ def archive_everything(conn: database.Connection) -> None:
 @pytest.mark.timeout(300)
 def test_ledger_restored_to_a_moment_verifies_and_cursors_beyond_it_are_refused() -> None:
     with (
-        tempfile.TemporaryDirectory(prefix="clickledger-own-", dir="/tmp") as name,
+        tempfile.TemporaryDirectory(prefix="clickledger-own-", dir=folder_of_servers()) as name,
         archiving_server(Path(name)) as (server, archive),
     ):
         folder = Path(name)

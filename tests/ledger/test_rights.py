@@ -242,7 +242,7 @@ def test_every_relation_function_and_type_of_the_schema_is_named_in_rights(lived
 def test_every_kind_of_entry_is_named_in_rights() -> None:
     package = Path(clickledger.__file__).parent
     sources = [path.read_text() for path in package.glob("*/*.py")]
-    written = {kind for text in sources for kind in re.findall(r"\brecord\(\s*(?:conn,\s*)?\"(\w+)\"", text)}
+    written = {kind for text in sources for kind in re.findall(r"\brecord\(\s*(?:[\w.]*conn,\s*)?\"(\w+)\"", text)}
     assert {"replay_published", "outcomes_recorded", "counters_restored"} <= written
     by_the_owner = {"ledger_created", "clicks_decided"}
     by_the_owner |= {"legal_hold_set", "legal_hold_released", "day_detached", "day_dropped"}

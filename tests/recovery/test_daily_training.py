@@ -12,13 +12,14 @@ import pytest
 from celery import Celery
 from celery_processes import CeleryProcesses, eventually
 from daily_ledger import fill
+from decided_traffic import BAD_LIMIT, STABLE_LIMIT, deploy, register
 
 from clickledger import settings
 from clickledger.console import roles
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, Refused
-from clickledger.ledger import audit, database, log
+from clickledger.ledger import aliases, audit, database, deployments, log
 from clickledger.recovery import celery_app, daily_training, steps
-from clickledger.scoring import daily, daily_runs
+from clickledger.scoring import behaviour, daily, daily_runs, shadowing
 from clickledger.scoring.daily_runs import Outcome
 
 Connect = Callable[[], database.Connection]
@@ -105,6 +106,46 @@ def test_a_celery_worker_of_its_own_does_the_run_that_is_due(
     assert found.started.actor == "daily" and found.started.reason == f"scheduled for {due.date()}"
     assert "Traceback" not in processes.log("training")
     assert audit.verify(conn).ok
+
+
+def test_candidates_are_judged_once_after_their_time_in_shadow_and_the_refused_leave(
+    conn: database.Connection,
+) -> None:
+    fill(conn)
+    passed, harsh = (register(conn, limit) for limit in (STABLE_LIMIT + 2, BAD_LIMIT))
+    for candidate in (passed, harsh):
+        shadowing.enter(conn, *candidate, actor="tests")
+    assert daily_training.judge_candidates(conn, 24.0, actor="tests") == []  # they have just come
+    told = {"subject": "behaviour", "model_version": passed[0], "calibration_version": passed[1]}
+    log.record(conn, "guardrails_passed", told, "somebody")
+    [verdict] = daily_training.judge_candidates(conn, 0.0, actor="tests")
+    assert (verdict.kind, verdict.payload["model_version"]) == ("guardrail_refused", harsh[0])
+    assert "ivr" in verdict.payload["refusing"]
+    assert aliases.of(deployments.current(conn).routing)["candidate"] == [passed]
+    [left] = log.read(conn, after=verdict.position)
+    assert left.reason == f"refused by guardrails, entry {verdict.position}"
+    head = log.head(conn)
+    assert daily_training.judge_candidates(conn, 0.0, actor="tests") == [] and log.head(conn) == head
+
+
+def test_a_refused_candidate_leaves_though_whoever_judged_it_was_killed(conn: database.Connection) -> None:
+    fill(conn)
+    harsh = register(conn, BAD_LIMIT)
+    shadowing.enter(conn, *harsh, actor="tests")
+    assert not behaviour.judge(conn, *harsh, actor="tests", reason="").passed
+    assert daily_training.judge_candidates(conn, 0.0, actor="tests") == []
+    assert aliases.of(deployments.current(conn).routing)["candidate"] == []
+
+
+def test_a_candidate_that_cannot_be_judged_leaves_and_is_not_tried_again(conn: database.Connection) -> None:
+    fill(conn)
+    version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")
+    broken = (version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests"))
+    deploy(conn, register(conn, STABLE_LIMIT), candidates=[broken])
+    assert daily_training.judge_candidates(conn, 0.0, actor="tests") == []
+    [*_, left] = log.read(conn, kinds=["deployment_changed"])
+    assert left.reason.startswith("it cannot be judged: ")
+    assert aliases.of(deployments.current(conn).routing)["candidate"] == []
 
 
 def test_the_schedule_and_the_process_are_there_if_a_time_of_day_is_set() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import simulated_evidence as simulated
 
-from clickledger.scoring import allocation, calibration, learn, training
+from clickledger.scoring import allocation, learn, training
 from clickledger.scoring.deciding import Judge
 from clickledger.scoring.labels import Stretch
 from clickledger.scoring.second_training import Parts
@@ -34,6 +34,5 @@ def trained(
     built = simulated.evidence(source, cutoff_ms, days=days, withheld=withheld).assembled.dataset
     parts = Parts(*learn.split(built))
     model = training.train_network(parts.train, config, seed)
-    chosen = allocation.DEFAULT_CONFIG
-    scored = learn._judged(parts.later, model.score(parts.later.features), chosen)
-    return Challenger(Judge(model, calibration.of_clicks(scored, learn.FPR_MAX, chosen).thresholds), parts)
+    _, found = learn.calibrated(model, parts.later, learn.FPR_MAX, allocation.DEFAULT_CONFIG)
+    return Challenger(Judge(model, found.thresholds), parts)

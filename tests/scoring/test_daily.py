@@ -92,7 +92,7 @@ def test_a_run_killed_at_every_entry_ends_in_the_entries_of_one_that_was_not(
         assert [entry.kind for entry in undisturbed] == KINDS
         assert told(resumed) == told(undisturbed)
         found = [daily_runs.of_day(each, DAY) for each in (conn, killed)]
-        assert found[0] is not None and found[1] is not None and found[0].done.keys() == set(Step)
+        assert found[0] is not None and found[1] is not None and found[0].done.keys() == set(Step) - {Step.RECALIBRATE}
         artefacts = [deployments.load_artefact(each, 3) for each in (conn, killed)]
         assert artefacts[0] == artefacts[1]
         assert audit.verify(killed).ok
@@ -194,7 +194,7 @@ def test_a_set_that_changed_since_its_entry_is_not_trained_on(ledger: database.C
     with pytest.raises(KeyboardInterrupt):
         run(ledger, plan(kind="velocity"), on_step=stop)
     ledger.execute("SET session_replication_role = replica")
-    ledger.execute("DELETE FROM outcomes WHERE click_id = (SELECT click_id FROM outcomes ORDER BY 1 LIMIT 1)")
+    ledger.execute("DELETE FROM outcomes WHERE click_id = (SELECT click_id FROM outcomes ORDER BY 1 OFFSET 60 LIMIT 1)")
     ledger.execute("RESET session_replication_role")
     with pytest.raises(VerificationFailed, match=r"set of entry \d+: human: expected \d+, got \d+"):
         run(ledger, plan(kind="velocity"))

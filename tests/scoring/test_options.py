@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from labelled_traffic import draw
 
-from clickledger.scoring import entities, feature_spec, offline_dataset, options, training, transform, tuning
+from clickledger.scoring import (
+    entities,
+    feature_spec,
+    offline_dataset,
+    options,
+    second_training,
+    training,
+    transform,
+    tuning,
+)
 from clickledger.scoring import model as models_
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.pseudonyms import Pseudonyms
@@ -61,6 +70,15 @@ def test_the_plain_network_ships_unless_the_option_wins() -> None:
     taken = options.best_network(train, blind, replace(CROSSED, epochs_max=4), draws=40)
     assert taken.kind == "deep_cross" and taken.metadata["contest"]["wins"]
     assert models_.from_artefact(models_.to_artefact(taken)).metadata == taken.metadata
+
+
+def test_an_option_that_ships_can_be_learnt_again_with_another_seed() -> None:
+    """What the guard on seeds does with every challenger."""
+    train = draw(1_500, seed=1).dataset
+    shipped = models_.from_artefact(models_.to_artefact(training.train_deep_cross(train, CROSSED, seed=4)))
+    twin = second_training.again(shipped, train)
+    assert twin.kind == "deep_cross" and twin.metadata["seed"] == 5
+    assert twin.metadata["config"] == shipped.metadata["config"] and len(twin.cross) == 1
 
 
 def test_vectors_lie_on_the_grid_and_know_nothing_of_the_rare() -> None:

@@ -150,8 +150,8 @@ def test_every_recorded_snapshot_is_recomputed_after_disorder_repeats_kills_and_
                 redis_client.flushall()
                 redis_client.function_flush()
             assert answer.outcome in ("new", "repeat"), answer
-        restored = log.read(conn, kinds=["counters_restored"])
         assert processes.wait_until(lambda: not partial(conn), 60.0 + SOAK / 1000), "expected all windows to be rebuilt"
+    restored = log.read(conn, kinds=["counters_restored"])
     assert lost_bytes > 1000
     tell = progress(f"{source} recomputed", count)
     found = recount.verify(conn, progress=lambda done, _: tell(done))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from live_clicks import click, clicks, require_decided_once
+from msgspec import structs
 from worker_processes import Workers, until, waiting_backends, workers
 
 from clickledger import errors
@@ -414,3 +416,28 @@ def test_worker_that_starts_on_an_intact_valkey_writes_nothing(
     kept = counters.state(redis_client)
     assert kept is not None
     assert kept.seq == 50
+
+
+def test_a_canary_decides_for_its_share_of_the_users_by_hash_and_is_fenced_when_rolled_back(
+    fleet: Workers, conn: database.Connection, database_url: str, redis_url: str
+) -> None:
+    stable, canary = register_velocity(conn, 20), register_velocity(conn, 21)
+    deployments.deploy(conn, routing(*stable), "test")
+    deployments.amend(conn, lambda before: deployments.with_canary(before, *canary, 0.05), "test")
+    fleet.start("scoring-1")
+    sent = [structs.replace(one, user_key=hashlib.sha256(one.click_id).digest()[:16]) for one in clicks(0, 800)]
+    decided(redis_url, sent[:700])
+    rows = conn.execute("SELECT c.user_key, d.model_version FROM clicks c JOIN decisions d USING (click_id)").fetchall()
+    of_canary = {user.bytes for user, version in rows if version == canary[0]}
+    assert of_canary == {one.user_key for one in sent[:700] if decide.user_share(one.user_key) < 0.05}
+    assert 15 < len(of_canary) < 60, "5% of 700"
+    compared = "SELECT count(*) FROM shadow_scores WHERE model_version = %s"
+    until(lambda: conn.execute(compared, (stable[0],)).fetchone() == (700,), "the stable model's scores of all")
+    with stream.connect(redis_url) as client, database.connect(database_url) as watcher, held_log(conn):
+        stream.put(client, sent[700:])
+        until(lambda: bool(waiting_backends(watcher)), "the worker to append")
+        deployments.roll_back(conn, canary[0], routing(*stable), "test")
+    until(fleet.drained, "the batch to be decided again")
+    later = "SELECT DISTINCT d.model_version FROM decisions d WHERE deployment_epoch > 2"
+    assert conn.execute(later).fetchall() == [(stable[0],)]
+    assert conn.execute("SELECT count(*) FROM decisions").fetchone() == (800,)

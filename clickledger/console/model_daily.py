@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clickledger.console import moments, output
-from clickledger.console.cli_model import ActorOption
 from clickledger.console.cli_services import HomeOption, JsonOption
+from clickledger.console.model_promotion import ActorOption
 from clickledger.console.recovery_words import attached, connected
 from clickledger.errors import ClickledgerError
 

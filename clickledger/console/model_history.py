@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from clickledger.console import model_card, moments, output
-from clickledger.console.cli_model import ModelArgument
 from clickledger.console.cli_services import HomeOption, JsonOption
+from clickledger.console.model_promotion import ModelArgument
 from clickledger.console.recovery_words import ledger
 from clickledger.ledger import aliases, log
 from clickledger.ledger.rights import Role
@@ -49,7 +49,7 @@ def list_models(as_of: AsOfOption = None, folder: HomeOption = None, as_json: Js
     for name in aliases.NAMES:
         if used[name]:
             output.say(f"{name}: {model_card.pairs(used[name])}")
-    output.hint("clickledger model show MODEL; clickledger model history")
+    output.hint("clickledger model show MODEL; clickledger model history; clickledger model judge MODEL")
     if as_json:
         fields = {"position": position, "epoch": epoch, "routing": routing, "aliases": model_card.stated(used)}
         output.result({**fields, "models": listed})

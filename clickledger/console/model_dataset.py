@@ -50,14 +50,19 @@ def override(
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a set pass that guardrails refused (guardrail_refused); takes a second person."""
+    """Let a set or a model pass that guardrails refused (guardrail_refused); takes a second person."""
     from clickledger.scoring import guardrails  # noqa: PLC0415 - loads numpy, which others need not pay
 
     settings = services.attach(load(folder))
     with database.connect(str(settings.database_url), application_name="clickledger model", role=Role.REPLAYER) as conn:
         entry = guardrails.override(conn, position, actor=actor, reason=reason)
     payload = entry.payload
-    output.say(f"entry {entry.position}: {actor} lets the set of entry {payload['dataset_position']} pass")
-    output.hint(f"clickledger model train --overridden {entry.position}")
+    if payload["subject"] == guardrails.BEHAVIOUR:
+        model, calibration = payload["model_version"], payload["calibration_version"]
+        output.say(f"entry {entry.position}: {actor} lets model {model} with calibration {calibration} pass")
+        output.hint(f"clickledger model promote {model} --calibration {calibration} --canary")
+    else:
+        output.say(f"entry {entry.position}: {actor} lets the set of entry {payload['dataset_position']} pass")
+        output.hint(f"clickledger model train --overridden {entry.position}")
     if as_json:
         output.result({"position": entry.position, **payload})
