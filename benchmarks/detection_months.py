@@ -186,6 +186,7 @@ def _baseline(x: Array, n: Array, floor: float) -> tuple[Array, Array, Array]:
     """`paging.baseline` of each hour of the week at once; (weeks, 168, 60) counts."""
     of = n.sum(axis=(0, 2))
     p = np.maximum(np.maximum(x.sum(axis=(0, 2)) / np.maximum(of, 1), floor), 1.0 / np.maximum(of, 1))
+    p = np.minimum(p, paging.SHARE_MAX)
     phis = [_dispersion(x, n, p)]
     blocks = [counts.reshape(*counts.shape[:2], -1, paging.BLOCK_MINUTES).sum(axis=3) for counts in (x, n)]
     phis.append(_dispersion(*blocks, p))

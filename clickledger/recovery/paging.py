@@ -4,8 +4,8 @@ These signals page and never act: they move with advertisers, robots and holiday
 paired signals of `detection` act.
 
 Per minute, n is what a share is of and x how many of them; p is the share of that hour of the week in the weeks
-before, phi how many times larger than binomial its variance was there, in stretches of ten minutes (bursts last
-longer than a minute). With an allowance a and a difference t that a sound day brings, both relative to p,
+before, phi how many times larger than binomial its variance was there, over whole hours (bursts last longer
+than a minute). With an allowance a and a difference t that a sound day brings, both relative to p,
 
     S_i = max(0, S_(i-1) + (x_i - n_i p) - a n_i p),    evidence = S 2 (a - t) / (phi (1 - p))
 
@@ -36,7 +36,8 @@ EVIDENCE_PAGES = 25.0  # calibrated: docs/detection.md
 EVIDENCE_CLEARS = EVIDENCE_PAGES / 4
 COOLDOWN_SECONDS = 3600.0
 BASELINE_MIN = 300  # clicks (or accounts' clicks, or hot ones) of that hour in earlier weeks
-BLOCK_MINUTES = 10
+BLOCK_MINUTES = 60  # whole hours: what lasts as long as a burst differs from week to week by more than minutes tell
+SHARE_MAX = 0.98  # a share is never taken for higher: of a handful of clicks all may be invalid
 PSI_PAGES, PSI_CLEARS = 0.25, 0.10
 PSI_CLICKS_MIN = 5_000
 Direction = Literal["up", "down"]
@@ -111,7 +112,7 @@ def baseline(minutes: Sequence[Minute], share: Share) -> Baseline | None:
     of = sum(n for _, n in pairs)
     if of < BASELINE_MIN:
         return None
-    p = max(sum(x for x, _ in pairs) / of, share.floor, 1.0 / of)
+    p = min(max(sum(x for x, _ in pairs) / of, share.floor, 1.0 / of), SHARE_MAX)
     blocks: dict[int, list[int]] = {}
     for minute, (x, n) in zip(minutes, pairs, strict=True):
         block = blocks.setdefault(minute.at // BLOCK_MINUTES, [0, 0])
