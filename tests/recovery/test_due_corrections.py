@@ -7,8 +7,11 @@ from datetime import timedelta
 import pytest
 from decided_traffic import BAD_LIMIT, DAY_MS, STABLE_LIMIT, START_MS, Traffic, deploy, register
 
+from clickledger import errors
 from clickledger.ledger import append, audit, database, log, outcomes, reading, sparse
-from clickledger.recovery import due_corrections, publishing
+from clickledger.recovery import due_corrections, plans, publishing, replay, steps, working
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 from clickledger.scoring import deciding
 
 LIVE = "SELECT click_id FROM decisions WHERE verdict = %s ORDER BY log_position, line"
@@ -69,6 +72,26 @@ def test_a_late_click_is_decided_as_if_it_had_come_in_time(conn: database.Connec
     assert found is not None and found.undecided == 3
     reasons = conn.execute("SELECT DISTINCT reason, verdict::text FROM delayed_decisions").fetchall()
     assert reasons == [("was undecided: late, counted as if it had come in time", "valid")]
+
+
+def test_a_replay_leaves_late_clicks_that_were_resolved_as_they_are(conn: database.Connection) -> None:
+    stable = register(conn, STABLE_LIMIT)
+    deploy(conn, stable)
+    traffic = Traffic(conn)
+    position = traffic.append(20, late=3)
+    assert look(conn) is not None
+    resolved = [proposal.run_id for proposal in due_corrections.listed(conn)]
+    publish_all(conn)
+    run = replay.start(conn, plans.for_positions(conn, position, position + 1, What(stable)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
+    compared = steps.finish(conn, run.run_id, "tests")
+    assert compared is not None and (compared.summary["flips"], compared.summary["carried"]) == (0, 3)
+    publishing.revert(conn, resolved[0], "ann", "not that way")
+    with pytest.raises(errors.StalePlan, match="changed the range"):
+        publishing.publish(conn, run.run_id, compared.digest, "ann", "")
+    again = publishing.compare(conn, run.run_id, "ann")
+    with pytest.raises(errors.StalePlan, match="carries decisions that run"):
+        publishing.publish(conn, run.run_id, again.digest, "ann", "")
 
 
 def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connection) -> None:
