@@ -87,8 +87,9 @@ def _stable_model(story: Story) -> None:
             up_to_position=story.history_position,
             **scene.learning,
         )
-        route = _route(story.stable)
-        deployments.deploy(story.conn, {"routes": [route], "shadow": None}, ACTOR, "the first trained model")
+        deployments.promote(
+            story.conn, story.stable.model_version, story.stable.calibration_version, ACTOR, "the first trained model"
+        )
         output.say(f"    {_metrics(story.stable)}")
     with story.act(f"stable traffic: {scene.stable_end - scene.history_end:,} clicks, decided live by model A"):
         story.send_paced(scene.stable_end)
@@ -309,10 +310,6 @@ def _prove(story: Story) -> None:
         "rescored_exact": rescored.exact,
         "seconds": round(time.monotonic() - story.started, 1),
     }
-
-
-def _route(learned: learn.Learned) -> dict[str, Any]:
-    return {"slice": "*", "share": 1.0, "model": learned.model_version, "calibration": learned.calibration_version}
 
 
 def _billed(story: Story) -> int:

@@ -66,8 +66,7 @@ def stable(story: Story, **learning: Any) -> Versions:
             **{**scene.learning, **learning},
         )
         versions = learned.model_version, learned.calibration_version
-        # Without a shadow: beside the rule of a new ledger, which invalidates little, any trained model looks bad.
-        deployments.deploy(conn, {"routes": [_route(versions)], "shadow": None}, ACTOR, "stable")
+        deployments.promote(conn, *versions, ACTOR, "stable")
     with story.act(f"{scene.stable_end - scene.history_end:,} clicks decided by it"):
         story.send(scene.stable_end)
     return versions

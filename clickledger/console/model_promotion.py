@@ -13,7 +13,7 @@ from clickledger import errors
 from clickledger.console import cli_recovery, output
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
-from clickledger.ledger import deployments
+from clickledger.ledger import database, deployments
 from clickledger.ledger.rights import Role
 
 if TYPE_CHECKING:  # comes with numpy, which others need not pay
@@ -100,8 +100,9 @@ def promote(
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
         stage = promotion.begin_canary if canary else promotion.promote
         done = stage(conn, (model, chosen), actor=actor, reason=reason, terms=terms)
+        watched = _watched(conn)
     whom = f"{share:.0%} of the users" if canary else "all users"
-    output.say(f"epoch {done.epoch}: model {model} with calibration {chosen} decides for {whom}")
+    output.say(f"epoch {done.epoch}: model {model} with calibration {chosen} decides for {whom}{watched}")
     if canary:
         output.hint(f"clickledger incident list; then: clickledger model promote {model} --calibration {chosen}")
     else:
@@ -136,10 +137,21 @@ def deploy(
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
         shadowing.require_fed(conn, {"routes": [{"model": model}], "shadow": None})
         epoch = deployments.promote(conn, model, chosen, actor, reason, {"unguarded": True})
-    output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides; it passed no guard")
+        watched = _watched(conn)
+    output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides; it passed no guard{watched}")
     output.hint("clickledger incident list; undo with: clickledger model rollback --reason WHY")
     if as_json:
         output.result({"epoch": epoch, "model_version": model, "calibration_version": chosen, "unguarded": True})
+
+
+def _watched(conn: database.Connection) -> str:
+    """Says so where the detector has nothing to compare the live model with."""
+    from clickledger.scoring import bootstrap  # noqa: PLC0415 - loads torch, which others need not pay
+
+    shadow = deployments.current(conn).routing.get("shadow")
+    if shadow and not bootstrap.is_rule_of_thumb(conn, int(shadow["model"])):
+        return ""
+    return "; no earlier model to compare it with: only pages watch it until the next one is promoted"
 
 
 def rollback(

@@ -2,6 +2,9 @@
 
 A function of the ledger alone: two detectors that look at the same log see the same thing. A candidate that enters or
 leaves the shadow begins an epoch, but neither ends the evidence about the live model nor hides an open incident.
+
+What is in shadow has to be a model. Beside the rule of a new ledger, which withholds few, any that was trained would
+pass for a flood; the rule stays the way back, and rates that stand out are paged all the same.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from clickledger.recovery import detection, incidents, signals
 from clickledger.recovery.incidents import Incident
 from clickledger.recovery.signals import Series
 from clickledger.recovery.ticks import Rules
+from clickledger.scoring import bootstrap
 
 TICKS_OF_EVIDENCE = 120  # the newest ones of each course that go into the entry
 
@@ -29,13 +33,16 @@ class Found:
 
 
 def look(conn: database.Connection, rules: Rules) -> Found | None:
-    """Judge the deployment in force; None without a shadow, with an open incident, or when all is well."""
+    """Judge the deployment in force; None with no model in shadow, with an open incident, or when all is well."""
     deployment, since = deployments.current(conn), deployments.unchanged(conn)
     known = [incident for incident in incidents.listed(conn) if incident.deployment_epoch in since.epochs]
     # What led to an incident that somebody set aside is no evidence for another.
     after = max([since.position, *(incident.updated_position for incident in known)])
     by_model = signals.look(conn, since.epochs, after, rules)  # in any case: baselines need every tick
-    if not (stable := deployment.routing.get("shadow")) or any(incident.status.open for incident in known):
+    stable = deployment.routing.get("shadow")
+    if not stable or bootstrap.is_rule_of_thumb(conn, int(stable["model"])):
+        return None
+    if any(incident.status.open for incident in known):
         return None
     for model_version, series in sorted(by_model.items()):
         if alarm := detection.judge(series.known, series.everyone, series.hot):

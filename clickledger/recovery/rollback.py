@@ -54,11 +54,20 @@ def choose(conn: database.Connection, bad_model: int) -> Stable:
         why = fault or _fault_of(conn, routing)
         considered.append(Candidate(found, model, calibration, why or TAKEN))
         if why is None:
-            # Candidates in shadow are those of now: the old ones were judged long ago.
-            beside = deployments.candidates_without(current.routing, bad_model)
-            return Stable(deployments.with_candidates(routing, beside), model, calibration, found, considered)
+            return Stable(_beside(current.routing, routing, bad_model), model, calibration, found, considered)
     tried = "; ".join(f"{one.found}: {one.why}" for one in considered) or "no shadow and no earlier deployment"
     raise errors.Refused(f"no stable model to go back to from model {bad_model} ({tried}): deploy one")
+
+
+def _beside(before: Routing, routing: Routing, bad_model: int) -> Routing:
+    """A routing to go back to with the candidates of now, since the old ones were judged long ago.
+
+    But for those that decide in it, or are its shadow: nothing that runs twice may hold a rollback up.
+    """
+    pairs = [(r["model"], r["calibration"]) for r in [*routing["routes"], routing.get("shadow")] if r]
+    candidates = deployments.candidates_without(before, bad_model)
+    others = [route for route in candidates if (route["model"], route["calibration"]) not in pairs]
+    return deployments.with_candidates(routing, others)
 
 
 def _options(

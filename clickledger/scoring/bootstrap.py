@@ -11,13 +11,23 @@ from clickledger.scoring import training
 logger = logging.getLogger(__name__)
 
 CLICKS_PER_HOUR = 20  # of one user; the rule needs no training and rarely meets a person
+VELOCITY = "velocity"
 _LOCK = 7163956285231296108
 
 
 def is_new(conn: database.Connection) -> bool:
     """Whether nothing was ever deployed and no model but the velocity rule is there to be."""
-    other = conn.execute("SELECT 1 FROM models WHERE kind <> 'velocity' LIMIT 1").fetchone()
+    other = conn.execute("SELECT 1 FROM models WHERE kind <> %s LIMIT 1", (VELOCITY,)).fetchone()
     return other is None and deployments.current(conn).epoch == 0
+
+
+def is_rule_of_thumb(conn: database.Connection, model_version: int) -> bool:
+    """Whether a model is the rule that a new ledger begins with: nobody trained it, so nothing is measured by it.
+
+    Raises NotFound.
+    """
+    stated = deployments.registration(conn, model_version).payload
+    return stated["kind"] == VELOCITY and "clicks_per_hour" in stated["metadata"]
 
 
 def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap") -> int | None:
@@ -27,7 +37,9 @@ def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap")
     """
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        return _deploy(conn, actor) if is_new(conn) else None
+        epoch = _deploy(conn, actor) if is_new(conn) else None
+    database.require_confirmed(conn)  # within, there was no commit yet
+    return epoch
 
 
 def _deploy(conn: database.Connection, actor: str) -> int:

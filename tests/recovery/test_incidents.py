@@ -37,7 +37,7 @@ from clickledger.recovery.incidents import Incident, Status
 from clickledger.recovery.steps import Policy
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
-from clickledger.scoring import shadowing
+from clickledger.scoring import bootstrap, shadowing
 
 Connect = Callable[[], database.Connection]
 MANUAL = Policy(rollback="propose", auto_replay=False)
@@ -105,6 +105,31 @@ def test_without_a_shadow_nothing_is_raised(conn: database.Connection) -> None:
     traffic, _, _ = bad_deployment(conn, shadow=False)
     traffic.purchases(range(100))
     assert detect(conn) is None
+
+
+def test_the_first_model_of_a_ledger_is_not_compared_with_the_rule_it_replaces_but_the_next_one_is_with_it(
+    conn: database.Connection,
+) -> None:
+    bootstrap.ensure_first_deployment(conn)
+    rule = versions_of(deployments.current(conn).routing)
+    first, second = register(conn, BAD_LIMIT + 3), register(conn, BAD_LIMIT)
+    traffic = Traffic(conn)
+
+    def live(versions: Versions) -> Incident | None:
+        deployments.promote(conn, *versions, "tests")
+        for _ in range(10):
+            traffic.append(200)
+        traffic.purchases(range(100))
+        return detect(conn)
+
+    assert live(first) is None  # it withholds far more than the rule
+    stable = rollback.choose(conn, first[0])
+    assert (stable.model_version, stable.calibration_version) == rule  # which is the way back from it all the same
+    incident = live(second)
+    assert incident is not None
+    assert log.entry(conn, incident.incident_id).payload["shadow"] == {"model": first[0], "calibration": first[1]}
+    rollback.roll_back(conn, second[0], "tests", "", incident.incident_id)
+    assert versions_of(deployments.current(conn).routing) == first
 
 
 def test_candidates_in_shadow_are_not_what_the_live_model_is_compared_with(conn: database.Connection) -> None:
@@ -254,6 +279,16 @@ def test_without_a_shadow_rollback_goes_to_the_newest_deployment_without_the_bad
     assert stable.routing["shadow"] is None  # the bad model does not judge on from the shadow either
     rollback.roll_back(conn, bad[0], "tests")
     assert versions_of(deployments.current(conn).routing) == second
+
+
+def test_a_candidate_that_the_older_deployment_has_already_does_not_stand_in_the_way(
+    conn: database.Connection,
+) -> None:
+    beside, live, bad, other = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT, 7))
+    deploy(conn, live, beside)
+    deploy(conn, bad, candidates=[beside, live, other])
+    rollback.roll_back(conn, bad[0], "tests")
+    assert deployments.current(conn).routing == routing(live, beside, [other])
 
 
 def test_rollback_passes_over_models_that_cannot_read_what_is_recorded_now(conn: database.Connection) -> None:
