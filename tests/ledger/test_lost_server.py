@@ -58,6 +58,7 @@ ARGUMENTS: dict[str, Any] = {
     "artefact": b"weights",
     "at": "2024-03-10T00:00:00Z",
     "batch": batch(clicks(3)),
+    "change": lambda routing: routing,
     "chunks": [audit_runs.Chunk(0, 1, 2, 1, bytes(32))],
     "corrections": [CORRECTION],
     "days": [(DAY - date(1970, 1, 1)).days],
@@ -98,6 +99,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 # They say nothing to the server by themselves.
 SILENT = {
     "append.with_partitions",
+    "audit_definitions.unverified",
     "audit_rows.nothing_gone",
     "audit_work.chosen",
     "database.committing",
