@@ -58,7 +58,7 @@ ARGUMENTS: dict[str, Any] = {
     "artefact": b"weights",
     "at": "2024-03-10T00:00:00Z",
     "batch": batch(clicks(3)),
-    "change": dict,
+    "change": lambda routing: routing,
     "chunks": [audit_runs.Chunk(0, 1, 2, 1, bytes(32))],
     "corrections": [CORRECTION],
     "days": [(DAY - date(1970, 1, 1)).days],
