@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clickledger.ledger import database, deployments, log
+from clickledger.ledger import database, deployments
 from clickledger.recovery import recounting, redecide
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
@@ -34,7 +34,7 @@ SELECT_IN_FORCE = """
 SELECT_ALL_IN_FORCE = """
     SELECT uuid_send(a.click_id), a.slice, a.score, a.threshold, a.verdict::text, a.reason, d.model_version,
            d.calibration_version
-    FROM authoritative_decisions a JOIN decisions d USING (click_id)
+    FROM authoritative_decisions_as_of(%s) a JOIN decisions d USING (click_id)
     WHERE a.log_position >= %s AND a.log_position < %s"""
 
 
@@ -72,16 +72,19 @@ def differs_from(conn: database.Connection, model: int, calibration: int, lo: in
     return differing
 
 
-def differs_from_sound(conn: database.Connection, sound: Mapping[bytes, bytes]) -> tuple[int, dict[str, int]]:
-    """Clicks of the ledger whose decision in force is not, to the bit, what the model that decided them live gives for
-    their sound snapshot, given by click id; but for those that were never counted or have lost their place in the
-    order, which are counted by reason.
+def differs_from_sound(
+    conn: database.Connection, sound: Mapping[bytes, bytes], as_of: int
+) -> tuple[int, dict[str, int]]:
+    """Clicks of the ledger whose decision in force, as of a position, is not, to the bit, what the model that decided
+    them live gives for their sound snapshot, given by click id; but for those that were never counted or have lost
+    their place in the order, which are counted by reason.
     """
-    judges, head = redecide.Judges(conn), log.head(conn).position
+    judges = redecide.Judges(conn)
     differing, named = 0, Counter[str]()
-    for start in range(0, head + 1, STEP_POSITIONS):
+    for start in range(0, as_of + 1, STEP_POSITIONS):
         by_versions: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
-        for click_id, *row, model, calibration in conn.execute(SELECT_ALL_IN_FORCE, (start, start + STEP_POSITIONS)):
+        bounds = (as_of, start, start + STEP_POSITIONS)
+        for click_id, *row, model, calibration in conn.execute(SELECT_ALL_IN_FORCE, bounds):
             if row[-1] in EXCUSED:
                 named[row[-1]] += 1
             else:

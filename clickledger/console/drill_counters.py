@@ -44,10 +44,9 @@ def play(cut: Cut, settings: Settings, rate: float) -> dict[str, Any]:
         drill.stable(story)
         since, until = _lose_records(story, client)
         _notice_and_mend(story, client, since)
-        sound = dict(_counted_soundly(conn, client))
-        story.facts["differed_from_sound_before"], _ = drill_account.differs_from_sound(conn, sound)
+        before = log.head(conn).position
         _correct(story, since, until)
-        _account(story, sound)
+        _account(story, client, before)
         return {"drill": "counter-loss", "rate": rate, **story.facts}
 
 
@@ -125,13 +124,18 @@ def _await_compared(story: Story, run_id: int) -> comparison.Comparison:
     return comparison.latest(story.conn, run_id)
 
 
-def _account(story: Story, sound: dict[bytes, bytes]) -> None:
+def _account(story: Story, client: redis.Redis, before: int) -> None:
+    """What is in force beside what sound counters give, and what was at the position before the correction."""
+    conn = story.conn
     with story.act("the account: every click of the ledger beside counters that lost nothing"):
-        differing, named = drill_account.differs_from_sound(story.conn, sound)
+        sound = dict(_counted_soundly(conn, client))
+        differed, _ = drill_account.differs_from_sound(conn, sound, before)
+        differing, named = drill_account.differs_from_sound(conn, sound, log.head(conn).position)
         story.facts |= {
+            "differed_from_sound_before": differed,
             "differs_from_sound": differing,
             "named": named,
-            "doubled_billing": drill_account.doubled(story.conn),
+            "doubled_billing": drill_account.doubled(conn),
             "seconds": round(time.monotonic() - story.started, 1),
         }
         told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(named.items())) or "none"

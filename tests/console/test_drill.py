@@ -108,11 +108,11 @@ def test_the_account_beside_sound_counters_finds_each_wrong_decision_and_names_w
     traffic.append(30, late=7)
     rows = conn.execute("SELECT uuid_send(click_id), features FROM clicks").fetchall()
     recorded: dict[bytes, bytes] = dict(rows)
-    assert drill_account.differs_from_sound(conn, recorded) == (0, {"late": 7})
+    assert drill_account.differs_from_sound(conn, recorded, log.head(conn).position) == (0, {"late": 7})
     shift = feature_spec.INDEX["user_clicks_1h"]
     wrong = [click_id for click_id in sorted(recorded) if click_id in set(traffic.ids[10:50])]
     for click_id in wrong:  # it was counted one click short: all scores are others, few verdicts
         features = feature_spec.unpack_snapshots([recorded[click_id]])
         features[0, shift] += 1
         [recorded[click_id]] = feature_spec.pack_snapshots(features)
-    assert drill_account.differs_from_sound(conn, recorded) == (len(wrong), {"late": 7})
+    assert drill_account.differs_from_sound(conn, recorded, log.head(conn).position) == (len(wrong), {"late": 7})
