@@ -61,7 +61,7 @@ soak-ledger: $(INSTALLED) ## a million steps of ledger and oracle (hours), longe
 	CLICKLEDGER_SOAK_STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -q --timeout=0 \
 		tests/ledger/test_state_machine.py tests/ledger/test_log_races.py
 
-soak-guardrails: $(INSTALLED) ## guardrails on 8 simulated weeks of healthy days, and a network for each (hours); WEEKS=n
+soak-guardrails: $(INSTALLED) ## guardrails on 8 simulated weeks of healthy days, a network a week (half an hour); WEEKS=n, CLICKLEDGER_SOAK_SEEDS=1,2,3
 	CLICKLEDGER_SOAK_WEEKS=$${WEEKS:-8} $(BIN)/python -m pytest -q --timeout=0 tests/scoring/test_guardrails_soak.py
 
 soak-scoring: $(INSTALLED) ## recompute == recorded: 100,000 real clicks, CLICKS=1000000 simulated, 4 workers, kills

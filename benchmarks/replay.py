@@ -32,7 +32,7 @@ def run(ground: Ground) -> Result:
     with database.connect(url) as conn, environment(ground, url):
         mistaken = Mistaken(conn)
         warm, measured = mistaken.append(WARM_UP_CLICKS, WARM_UP_BATCH), mistaken.append(clicks)
-        for count in PROCESSES:
+        for count in PROCESSES[-1:] if ground.quick else PROCESSES:
             settings = live.settings(ground, url, replay_workers=count)
             with live.running(settings, ["recovery"]):
                 _replay(

@@ -9,7 +9,8 @@ Invariants:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from clickledger import errors
 from clickledger.ledger import database, log, partitions
+from clickledger.ledger.preparation import Preparation
 from clickledger.ledger.records import Batch, Encoded, encode
 
 APPEND_BATCH = """
@@ -84,6 +86,19 @@ class Appended:
     first: dict[int, Decision] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch ready to be sent: `kept` are its rows in click id order, of repeated ids the first; `encoded` is of them.
+
+    It names the epochs of its batch, under which alone it may be appended.
+    """
+
+    batch: Batch
+    kept: Sequence[int]
+    days: set[int]
+    encoded: Encoded
+
+
 def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     """Append the new clicks of a batch with their decisions as one log entry.
 
@@ -91,16 +106,36 @@ def append(conn: database.Connection, batch: Batch, *, actor: str) -> Appended:
     when it cannot be encoded, Unavailable when the server went away (ask again: a commit that happened is answered as
     repeats).
     """
-    if not len(batch):
-        return Appended(None, None, 0, [])
+    return append_prepared(conn, Preparation(prepare(batch)).finish(), actor=actor)
+
+
+def prepare(batch: Batch) -> Generator[None, None, Prepared]:
+    """Put a batch in order and encode it; a generator that pauses between its parts, and needs no server.
+
+    Whoever appends batch after batch prepares the next one while the server works (`Connection.meanwhile`). Raises
+    InvalidInput.
+    """
     kept = in_id_order(batch.click_id)
-    encoded = encode(batch, kept)  # before the partitions: a malformed id names no day
-    days = days_of(batch.click_id[kept[0]], batch.click_id[kept[-1]], batch.click_id)
+    encoded = yield from encode(batch, kept)  # before the days: a malformed id names none
+    days = days_of(batch.click_id[kept[0]], batch.click_id[kept[-1]], batch.click_id) if kept else set()
+    return Prepared(batch, kept, days, encoded)
+
+
+def append_prepared(
+    conn: database.Connection, this: Prepared, *, actor: str, meanwhile: Callable[[], bool] | None = None
+) -> Appended:
+    """Append what was prepared, with the answers and errors of `append`.
+
+    `meanwhile` is called as `Connection.meanwhile` does, but in the one call that inserts and commits by itself: the
+    client holds no lock then, so that it may wait for another server in it.
+    """
+    if not this.kept:
+        return Appended(None, None, 0, [])
     position, recorded_at, ordinals = with_partitions(
-        conn, days, lambda place: _call(conn, batch, encoded, actor, place)
+        conn, this.days, lambda place: _call(conn, this, actor, place, meanwhile)
     )
-    new_rows = kept if ordinals is None else [kept[o - 1] for o in ordinals]
-    return answer(conn, batch, position, recorded_at, new_rows, actor=actor)
+    new_rows = this.kept if ordinals is None else [this.kept[o - 1] for o in ordinals]
+    return answer(conn, this.batch, position, recorded_at, new_rows, actor=actor)
 
 
 def reject(conn: database.Connection, click_id: uuid.UUID, seq: int, counter_epoch: int, *, actor: str) -> log.Entry:
@@ -150,11 +185,14 @@ def _prepared_write(conn: database.Connection, days: set[int], place: Place, wri
     return write(place)
 
 
-def _call(conn: database.Connection, batch: Batch, encoded: Encoded, actor: str, place: Place) -> _Written:
+def _call(
+    conn: database.Connection, this: Prepared, actor: str, place: Place, meanwhile: Callable[[], bool] | None
+) -> _Written:
+    batch, encoded = this.batch, this.encoded
     looking = _looking.get(place, 0)
     epochs = (batch.deployment_epoch, batch.counter_epoch, batch.feature_schema)
     parameters = (actor, *epochs, encoded.clicks, encoded.leaves, looking > 0)
-    with database.committing(conn):
+    with database.committing(conn), conn.meanwhile(meanwhile) if meanwhile else nullcontext():
         row = conn.execute(APPEND_BATCH, parameters, prepare=True).fetchone()
     database.require_confirmed(conn)
     if row is None:

@@ -71,7 +71,9 @@ def register_model(
     # One transaction, so that an artefact is never without its entry; sent before the lock is taken, as it is large.
     with conn.transaction():
         conn.execute("INSERT INTO artefacts VALUES (%s, %s) ON CONFLICT DO NOTHING", (digest, artefact))
-        return _register(conn, digest, kind, metadata, actor, reason)
+        version = _register(conn, digest, kind, metadata, actor, reason)
+    database.require_confirmed(conn)  # within, there was no commit yet
+    return version
 
 
 def _register(

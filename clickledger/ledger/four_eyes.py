@@ -37,6 +37,7 @@ class Prepared:
     gross: Gross
     people: tuple[str, ...]
     day_position: int
+    publication: int | None = None  # that is to be reverted
 
     def fields(self, second: str | None) -> dict[str, Any]:
         """What the entry says of it."""
@@ -63,7 +64,7 @@ def of_revert(conn: database.Connection, run_id: int) -> Prepared:
         return Prepared(Gross(), (), 0)
     proposals = conn.execute(SELECT_PROPOSALS, (row[0],)).fetchall()
     actors = {actor for actor, payload in proposals if json.loads(payload)["publication"] == row[0]}
-    return Prepared(_gross(conn, row[1]), _people(actors), _today(conn))
+    return Prepared(_gross(conn, row[1]), _people(actors), _today(conn), row[0])
 
 
 def propose_revert(conn: database.Connection, run_id: int, actor: str, reason: str) -> log.Entry:

@@ -29,6 +29,7 @@ from psycopg.copy import LibpqWriter
 from clickledger import errors
 from clickledger.ledger import append, canonical, database, log, records, wire
 from clickledger.ledger.append import Appended, Place
+from clickledger.ledger.preparation import Preparation
 from clickledger.ledger.records import Batch
 
 ROWS_MAX = 16_384  # a longer batch would hold the log up for longer than an appender should wait
@@ -59,7 +60,7 @@ def import_batches(conn: database.Connection, batches: Iterable[Batch], *, actor
     than `ROWS_MAX`.
     """
     supply = iter(batches)
-    ahead: _Preparation | None = _next(supply)
+    ahead: Preparation[_Prepared] | None = _next(supply)
     while ahead is not None:
         this, ahead = ahead.finish(), _next(supply)
         with conn.meanwhile(ahead.step) if ahead else nullcontext():
@@ -89,37 +90,9 @@ class _Prepared:
         return _Prepared(self.batch, list(compress(self.kept, chosen)), clicks, decisions, leaves)
 
 
-class _Preparation:
-    """A batch being encoded, step by step. What goes wrong is raised by `finish`, not into the import under way."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._steps = _prepare(batch)
-        self._done: _Prepared | Exception | None = None
-
-    def step(self) -> bool:
-        """Encode a little more; whether there was anything left."""
-        if self._done is not None:
-            return False
-        try:
-            next(self._steps)
-        except StopIteration as end:
-            self._done = end.value
-        except Exception as error:
-            self._done = error
-        return True
-
-    def finish(self) -> _Prepared:
-        """Encode what is left. Raises InvalidInput."""
-        while self._done is None:
-            self.step()
-        if isinstance(self._done, Exception):
-            raise self._done
-        return self._done
-
-
-def _next(supply: Iterator[Batch]) -> _Preparation | None:
+def _next(supply: Iterator[Batch]) -> Preparation[_Prepared] | None:
     batch = next(supply, None)
-    return None if batch is None else _Preparation(batch)
+    return None if batch is None else Preparation(_prepare(batch))
 
 
 def _prepare(batch: Batch) -> Generator[None, None, _Prepared]:

@@ -118,7 +118,8 @@ def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[i
 def revert(conn: database.Connection, run_id: int, actor: str, reason: str, caps: Caps = NO_CAPS) -> Published:
     """Take a publication away; what it covered decides again.
 
-    Raises Refused unless it is in force and on top, and above a cap when nobody else proposed it.
+    Raises Refused unless it is in force and on top, and above a cap when nobody else proposed it; Conflict when it was
+    published meanwhile.
     """
     prepared = four_eyes.of_revert(conn, run_id)
     with log.writing(conn) as writer:
@@ -126,6 +127,11 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str, caps
         if not (published := writer.execute(SELECT_PUBLISHED, (run_id,))):
             raise errors.Refused(f"run {run_id} is not in force: nothing to revert")
         [(position,)] = published
+        if position != prepared.publication:  # what it moves and who proposed it was read of another, or of none
+            raise errors.Conflict(
+                f"run {run_id}: expected the publication that was looked at in force, got that of position {position} "
+                "since: look again"
+            )
         run = runs.Run(*writer.execute(runs.SELECT_RUN, (run_id,))[0])
         if top := layers.above(writer, run, position):
             raise errors.Refused(

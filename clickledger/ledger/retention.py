@@ -225,6 +225,7 @@ def drop(conn: database.Connection, day: date, actor: str, reason: str) -> Detac
                     writer.execute(statement, (entry.position, day))
 
         partitions.patiently(attempt, f"drop of {day}")
+        database.require_confirmed(conn)  # within, there was no commit yet
     return get(conn, day)
 
 

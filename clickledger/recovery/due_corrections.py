@@ -92,6 +92,7 @@ class Look:
     undecided_upto: int
     bought_upto: int
     undecided: int = 0
+    uncountable: int = 0  # undecided clicks that days gone keep from being counted again; they stay undecided
     bought: int = 0
     runs: list[int] = field(default_factory=list)
     too_many: list[int] | None = None  # positions [lo, hi) with more undecided clicks than corrections are for
@@ -123,9 +124,7 @@ def look(conn: database.Connection, actor: str) -> Look | None:
     found = Look(settled if able else since.undecided_upto, end)
     if resolvable:
         _resolve(conn, since.undecided_upto, settled, actor, found)
-    bought = _bought(conn, since.bought_upto, end)
-    found.bought = len(bought)
-    found.runs += _propose(conn, bought, actor, BOUGHT)
+    found.runs += _propose(conn, _bought(conn, since.bought_upto, end, found), actor, BOUGHT)
     log.record(conn, "corrections_proposed", asdict(found), actor)
     return found
 
@@ -152,15 +151,16 @@ def _resolve(conn: database.Connection, lo: int, hi: int, actor: str, found: Loo
         found.too_many = [lo, hi]
         return
     corrections = decided(conn, clicks)
-    found.undecided = len(corrections)
+    found.undecided, found.uncountable = len(corrections), len(clicks) - len(corrections)
     found.runs += _propose(conn, corrections, actor, RESOLVED)
 
 
 def decided(conn: database.Connection, clicks: Sequence[Undecided]) -> list[Correction]:
     """What undecided clicks are to be decided as, those that can be: by the models in force now."""
-    uncounted = [uuid.UUID(bytes=c.click_id) for c in clicks if c.reason in COUNTING_REASONS]
-    again = recounting.count_in_time(conn, uncounted)
-    able = [c for c in clicks if c.feature_schema == feature_spec.SCHEMA_VERSION]
+    uncounted = {c.click_id for c in clicks if c.reason in COUNTING_REASONS}
+    again = recounting.count_in_time(conn, [uuid.UUID(bytes=click_id) for click_id in uncounted])
+    without = uncounted - again.keys()
+    able = [c for c in clicks if c.feature_schema == feature_spec.SCHEMA_VERSION and c.click_id not in without]
     routing = deployments.current(conn).routing
     versions = decide.route(routing, [c.slice for c in able], [c.user_key for c in able])
     judges = redecide.Judges(conn)
@@ -182,10 +182,16 @@ def _judged(
         yield Correction(click.click_id, made.verdict[i], f"was undecided: {click.reason}{how}", *numbers, *versions)
 
 
-def _bought(conn: database.Connection, lo: int, hi: int) -> list[Correction]:
-    """Clicks invalid in force that led to a purchase, recorded within log positions [lo, hi) or its click was."""
+def _bought(conn: database.Connection, lo: int, hi: int, found: Look) -> list[Correction]:
+    """Clicks invalid in force that led to a purchase, recorded within log positions [lo, hi) or its click was.
+
+    Where there are more than one look proposes, the next one goes on at the last purchase.
+    """
     query = SELECT_BOUGHT.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX).encode()
     rows = conn.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False).fetchall()
+    found.bought = len(rows)
+    if len(rows) == CLICKS_MAX:
+        found.bought_upto = max(lo, rows[-1][1])
     return [
         Correction(click_id.bytes, decide.VALID, f"led to a purchase, recorded at position {position}")
         for click_id, position in rows

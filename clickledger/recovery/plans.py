@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import Any
 
 from clickledger import errors
@@ -152,13 +153,28 @@ def for_counters(conn: database.Connection, since: datetime, until: datetime, ma
 def _rebuilt(conn: database.Connection, lo: int, hi: int) -> int | None:
     """Where in [lo, hi) counters were made anew from the log, with nothing kept of what they had held."""
     entries = log.read(conn, after=lo - 1, kinds=["counters_restored"])
-    return next((e.position for e in entries if e.position < hi and _is_whole(e.payload)), None)
+    for entry, following in zip_longest(entries, entries[1:]):
+        if entry.position < hi and _is_whole(entry.payload) and not _goes_behind(following, entry):
+            return entry.position
+    return None
 
 
 def _is_whole(payload: dict[str, Any]) -> bool:
     """Whether restored counters hold all that the log does and nothing else, in full windows."""
-    kept = payload.get("kept_used", payload.get("kept") is not None)
-    return not kept and payload.get("since_ms") is None
+    return not _keeps(payload) and payload.get("since_ms") is None
+
+
+def _goes_behind(following: log.Entry | None, entry: log.Entry) -> bool:
+    """Whether the next counters go on from some of before: a set that was not complete never counted."""
+    if following is None or not _keeps(following.payload):
+        return False
+    kept = following.payload["kept"]["counter_epoch"]
+    return bool(kept < entry.payload["counter_epoch"])
+
+
+def _keeps(payload: dict[str, Any]) -> bool:
+    """Whether restored counters go on from what they had held."""
+    return bool(payload.get("kept_used", payload.get("kept") is not None))
 
 
 def _plan(conn: database.Connection, lo: int, hi: int, what: What, why: str, incident_id: int | None) -> Plan:

@@ -129,15 +129,36 @@ def count_in_time(conn: database.Connection, uncounted: Sequence[uuid.UUID]) -> 
     """Snapshots of clicks that came too late or early to be counted, as if all of them had been counted in their time:
     each after the clicks at which the counting clock had come up to its event time. By click id.
 
-    Raises Refused when a day that their windows reach into is not in the ledger any more.
+    Those whose windows reach into a day that is not in the ledger any more are left out.
     """
     with conn.cursor(binary=True) as cursor:
         rows = cursor.execute(SELECT_UNCOUNTED.encode(), (list(uncounted),), prepare=False).fetchall()
     if not rows:
         return {}
-    moments = [_click(row).event_time_ms for row in rows]
+    if _gone_day(conn, _window([_event_ms(row) for row in rows], SEQ_MAX)) is not None:
+        rows = [row for row in rows if _gone_day(conn, _window([_event_ms(row)], SEQ_MAX)) is None]
+    found: dict[bytes, bytes] = {}
+    for together in _apart(rows):
+        found |= _count_together(conn, together)
+    return found
+
+
+def _apart(rows: Sequence[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
+    """Clicks by event time, in groups whose windows do not meet: what lies between them need not be read."""
+    groups: list[list[tuple[Any, ...]]] = []
+    reach_ms = feature_spec.LONGEST_WINDOW_MS + 2 * feature_spec.LATE_MS
+    for row in sorted(rows, key=_event_ms):
+        if groups and _event_ms(row) - _event_ms(groups[-1][-1]) <= reach_ms:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _count_together(conn: database.Connection, rows: Sequence[tuple[Any, ...]]) -> dict[bytes, bytes]:
+    """Snapshots of uncounted clicks that may be in each other's windows."""
+    moments = [_event_ms(row) for row in rows]
     window = _window(moments, SEQ_MAX)
-    _require_there(conn, window)
     clock = _clock(conn, window)
     records = {name: list({uuid.UUID(bytes=getattr(_click(r), name)) for r in rows}) for name in feature_replay.RECORDS}
     related = [(float(row[-1]), row) for row in _related(conn, window, records)]
@@ -159,15 +180,25 @@ def _window(moments: Sequence[int], last_seq: int) -> _Window:
     return _Window(_smallest_id(max(first, 0)), _smallest_id(end), last_seq)
 
 
+def _event_ms(row: tuple[Any, ...]) -> int:
+    """Event time of a row that begins with its click id."""
+    return int.from_bytes(row[0][:6])
+
+
 def _smallest_id(at_ms: int) -> uuid.UUID:
     return uuid.UUID(bytes=at_ms.to_bytes(6) + bytes(10))
 
 
 def _require_there(conn: database.Connection, window: _Window) -> None:
+    if (day := _gone_day(conn, window)) is not None:
+        raise errors.Refused(f"counting again needs the clicks of {day}, which have left the ledger")
+
+
+def _gone_day(conn: database.Connection, window: _Window) -> str | None:
+    """The newest day that a window reaches into and that is not in the ledger any more."""
     days = [f"{np.datetime64(int.from_bytes(edge.bytes[:6]), 'ms'):.10}" for edge in (window.first, window.end)]
     row = conn.execute(SELECT_DEPARTED, tuple(days)).fetchone()
-    if row is not None and row[0] is not None:
-        raise errors.Refused(f"counting again needs the clicks of {row[0]}, which have left the ledger")
+    return None if row is None else row[0]
 
 
 def _clock(conn: database.Connection, window: _Window) -> _Clock:

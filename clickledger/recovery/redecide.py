@@ -23,6 +23,7 @@ from clickledger.ledger.runs import Run
 from clickledger.recovery import recounting
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
+from clickledger.scoring.deciding import MODEL_UNUSABLE
 from clickledger.scoring.rescore import COUNTING_REASONS
 
 UNKNOWN_SCHEMA = "unknown_feature_schema"
@@ -41,6 +42,7 @@ SELECT_LIVE_VERSIONS = """
 SELECT_IN_FORCE = """
     SELECT uuid_send(click_id), model_version, calibration_version, score, threshold, verdict::text, reason
     FROM ({rows}) in_force"""
+VERDICT = 4  # its place in a row of that, behind the click's id
 
 
 class Judge(NamedTuple):
@@ -63,6 +65,14 @@ class Judges:
             model = models_.from_artefact(deployments.load_artefact(self._conn, versions[0]))
             self._loaded[versions] = Judge(model, deployments.load_thresholds(self._conn, versions[1]))
         return self._loaded[versions]
+
+    def able(self, versions: Versions) -> bool:
+        """Whether a model can be used here, with its thresholds."""
+        try:
+            decide.threshold_of(self.of(versions).thresholds, decide.ANY_SLICE)
+        except (errors.InvalidInput, errors.NotFound):
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -139,23 +149,30 @@ def decisions(conn: database.Connection, run: Run, lo: int, hi: int, clicks: Cli
             if (snapshot := again.snapshots.get(clicks.click_id[i])) is not None:
                 snapshots[i] = snapshot
         lost = {i for i in wanted if clicks.click_id[i] in again.order_lost}
-    versions = _versions(conn, run, lo, hi, clicks)
+    versions = _versions(conn, run, lo, hi, clicks, judges)
     decided = decide_again(clicks, [i for i in wanted if i not in lost], versions, snapshots, judges)
     for i in lost:
         decided.reason[i] = recounting.ORDER_LOST
-    if decided.carried.any():
-        _carry(conn, lo, hi, clicks, decided)
+    uncounted = [i for i in wanted if clicks.reason[i] in COUNTING_REASONS]
+    if decided.carried.any() or uncounted:
+        _carry(conn, lo, hi, clicks, decided, uncounted)
     return decided
 
 
-def _versions(conn: database.Connection, run: Run, lo: int, hi: int, clicks: Clicks) -> list[Versions]:
-    """By which model and calibration each click is decided: the run's, or those that decided it live."""
+def _versions(conn: database.Connection, run: Run, lo: int, hi: int, clicks: Clicks, judges: Judges) -> list[Versions]:
+    """By which model and calibration each click is decided: the run's, or those that decided it live.
+
+    Those that could not be used live, and cannot now, decide nothing.
+    """
     if run.model_version != runs.OWN:
         return [(run.model_version, run.calibration_version)] * len(clicks)
     query = SELECT_LIVE_VERSIONS.format(lo=int(lo), hi=int(hi)).encode()
     with conn.cursor(binary=True) as cursor:
         found = {row[0]: (row[1], row[2]) for row in cursor.execute(query, prepare=False)}
-    return [found[click_id] for click_id in clicks.click_id]
+    own = [found[click_id] for click_id in clicks.click_id]
+    left_open = {pair for pair, why in zip(own, clicks.reason, strict=True) if why == MODEL_UNUSABLE}
+    unusable = {pair for pair in left_open if pair[0] != NO_MODEL and not judges.able(pair)}
+    return [(NO_MODEL, NO_MODEL) if pair in unusable else pair for pair in own]
 
 
 def decide_again(
@@ -217,12 +234,21 @@ def _in_scope(run: Run, clicks: Clicks) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _carry(conn: database.Connection, lo: int, hi: int, clicks: Clicks, decided: Decisions) -> None:
-    """Put the decisions in force where the run has none of its own."""
+def _carry(
+    conn: database.Connection, lo: int, hi: int, clicks: Clicks, decided: Decisions, uncounted: Sequence[int]
+) -> None:
+    """Put the decisions in force where the run has none of its own.
+
+    Clicks that were not counted have nothing to be decided on; those that were resolved since stay resolved.
+    """
     in_force = authority.rows_between(authority.in_force(conn), lo, hi)
     with conn.cursor(binary=True) as cursor:
         found = cursor.execute(SELECT_IN_FORCE.format(rows=in_force).encode(), prepare=False).fetchall()
     by_click = {row[0]: row[1:] for row in found}
+    for i in uncounted:
+        kept = by_click.get(clicks.click_id[i])
+        if kept is not None and kept[VERDICT] != decide.UNDECIDED:
+            decided.carried[i] = 1
     for i in np.flatnonzero(decided.carried).tolist():
         kept = by_click.get(clicks.click_id[i])
         if kept is None:

@@ -10,7 +10,7 @@ A bad model that was replaced meanwhile is fenced all the same: its batches may 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clickledger import errors
@@ -54,28 +54,54 @@ def choose(conn: database.Connection, bad_model: int) -> Stable:
         why = fault or _fault_of(conn, routing)
         considered.append(Candidate(found, model, calibration, why or TAKEN))
         if why is None:
-            # Candidates in shadow are those of now: the old ones were judged long ago.
-            beside = deployments.candidates_without(current.routing, bad_model)
-            return Stable(deployments.with_candidates(routing, beside), model, calibration, found, considered)
+            return Stable(_beside(current.routing, routing, bad_model), model, calibration, found, considered)
     tried = "; ".join(f"{one.found}: {one.why}" for one in considered) or "no shadow and no earlier deployment"
     raise errors.Refused(f"no stable model to go back to from model {bad_model} ({tried}): deploy one")
+
+
+def _beside(before: Routing, routing: Routing, bad_model: int) -> Routing:
+    """A routing to go back to with the candidates of now, since the old ones were judged long ago.
+
+    But for those that decide in it, or are its shadow: nothing that runs twice may hold a rollback up.
+    """
+    pairs = [(r["model"], r["calibration"]) for r in [*routing["routes"], routing.get("shadow")] if r]
+    candidates = deployments.candidates_without(before, bad_model)
+    others = [route for route in candidates if (route["model"], route["calibration"]) not in pairs]
+    return deployments.with_candidates(routing, others)
 
 
 def _options(
     conn: database.Connection, current: deployments.Deployment, bad_model: int
 ) -> Iterator[tuple[str, Routing, str | None]]:
     """The shadow, then the earlier deployments from the newest on: name, routing, and what speaks against it."""
+    others = [(e, json.loads(text), revoked) for e, text, revoked in conn.execute(SELECT_OTHERS, (current.epoch,))]
     if shadow := current.routing.get("shadow"):
-        routing = {**current.routing, "routes": [{"slice": decide.ANY_SLICE, "share": 1.0, **shadow}], "shadow": None}
+        routes = [{"slice": decide.ANY_SLICE, "share": 1.0, **shadow}]
+        before = _shadow_before(others, shadow, bad_model)
+        routing = {**current.routing, "routes": routes, "shadow": before}
         yield f"shadow of epoch {current.epoch}", routing, _holds(routing, bad_model)
-    for epoch, text, revoked in conn.execute(SELECT_OTHERS, (current.epoch,)).fetchall():
-        routing = json.loads(text)
+    for epoch, routing, revoked in others:
         if not routing["routes"]:
             continue
         shadow = routing.get("shadow")
         kept = shadow if shadow and int(shadow["model"]) != bad_model else None
         fault = _holds(routing, bad_model) or (f"rolled back at position {revoked}" if revoked else None)
         yield f"deployment epoch {epoch}", {**routing, "shadow": kept}, fault
+
+
+def _shadow_before(
+    others: Sequence[tuple[int, Routing, int | None]], stable: Mapping[str, Any], bad_model: int
+) -> dict[str, Any] | None:
+    """What ran beside a pair when it last decided for everybody, that it is watched again; nothing rolled back since.
+
+    A canary takes that place for its stable model, and gives it up with its rollback.
+    """
+    revoked = {bad_model}.union(*(deployments.models_of(routing) for _, routing, at in others if at is not None))
+    for _, routing, _ in others:
+        if routing["routes"] and all(stable.items() <= route.items() for route in routing["routes"]):
+            shadow: dict[str, Any] | None = routing.get("shadow")
+            return shadow if shadow and int(shadow["model"]) not in revoked else None
+    return None
 
 
 def _holds(routing: Routing, bad_model: int) -> str | None:

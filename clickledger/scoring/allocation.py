@@ -100,14 +100,24 @@ def capped(clicks: Judged, allowed: int, fpr_slice_max: float, config: Calibrati
 def caps(clicks: Judged, fpr_slice_max: float, config: CalibrationConfig) -> dict[str, float]:
     """The lowest threshold of each slice under which it loses at most a share of its own purchases.
 
-    A slice with too few purchases has the cap of its login status, or of all clicks. Purchases of people who are not
-    logged in are few: by the overall FPR alone they would be sacrificed. A cap only ever spares people, so it may rest
-    on fewer purchases than a threshold.
+    A slice with too few purchases has the cap of its login status, or of all clicks; but it loses one of its own at
+    most, as the smallest with enough does, or one purchase more or less would move its threshold far. Purchases of
+    people who are not logged in are few: by the overall FPR alone they would be sacrificed. A cap only ever spares
+    people, so it may rest on fewer purchases than a threshold.
     """
     limits = {name: _limit(part, fpr_slice_max) for name, part in parts(clicks, config).items()}
     everyone = limits[slice_groups.ROOT]
-    names = np.unique(clicks.slice).tolist()
-    return {name: limits.get(name, limits.get(slice_groups.parent_of(name), everyone)) for name in names}
+    return {
+        name: limits[name]
+        if name in limits
+        else max(limits.get(slice_groups.parent_of(name), everyone), _losing_one(clicks.in_slices({name})))
+        for name in np.unique(clicks.slice).tolist()
+    }
+
+
+def _losing_one(part: Judged) -> float:
+    """The lowest threshold under which a part loses one purchase; of a single purchase, or none, nothing follows."""
+    return curves.curve(part).threshold_at(1) if part.purchases > 1 else -np.inf
 
 
 def parts(clicks: Judged, config: CalibrationConfig) -> dict[str, Judged]:

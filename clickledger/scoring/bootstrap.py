@@ -37,7 +37,9 @@ def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap")
     """
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        return _deploy(conn, actor) if is_new(conn) else None
+        epoch = _deploy(conn, actor) if is_new(conn) else None
+    database.require_confirmed(conn)  # within, there was no commit yet
+    return epoch
 
 
 def _deploy(conn: database.Connection, actor: str) -> int:

@@ -302,8 +302,11 @@ def event_times_ms(click_ids: Sequence[bytes]) -> npt.NDArray[np.int64]:
 
 
 def _rows(conn: database.Connection, query: str, params: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Rows in steps, off a cursor on the server: a month of clicks does not fit a client's memory twice."""
-    with conn.transaction(), conn.cursor(name="dataset", binary=True) as cursor:
+    """Rows in steps, off a cursor on the server: a month of clicks does not fit a client's memory twice.
+
+    It outlives its transaction, which the server would end while somebody thinks for long between two steps.
+    """
+    with conn.cursor(name="dataset", binary=True, withhold=True) as cursor:
         cursor.itersize = FETCH_ROWS
         yield from cursor.execute(query, params)
 

@@ -1,7 +1,8 @@
 """The newest clicks of the ledger, on which two models are compared: whole days, whole accounts, a sample of many.
 
 Invariants:
-- snapshots are taken as they were recorded; none of the clicks is older than asked for;
+- snapshots are taken as they were recorded, cold ones too, as those are decided as well; none of the clicks is older
+  than asked for;
 - of an account all clicks are taken or none, so what is said of accounts holds;
 - the same bounds give the same clicks, and they are stated (`summary`).
 """

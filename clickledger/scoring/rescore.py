@@ -19,6 +19,7 @@ from clickledger.scoring import model as models_
 from clickledger.scoring.deciding import MODEL_UNUSABLE
 
 FAILURES_MAX = 20
+FETCH_ROWS = 10_000
 # Sparse runs state decisions that no model made alone: there is nothing to compute them from.
 STATED = "SELECT run_id FROM replay_runs WHERE kind = 'sparse'"
 COUNT_ROWS = f"""
@@ -79,10 +80,10 @@ def sample(conn: database.Connection, rows_max: int = 50_000, seed: int = 0) -> 
     routings = {e: json.loads(text) for e, text in conn.execute("SELECT epoch, routing FROM deployments")}
     judges: dict[tuple[int, int], tuple[models_.Model | None, dict[str, float]]] = {}
     for query in (SELECT_LIVE, SELECT_DELAYED):
-        with conn.transaction(), conn.cursor(name="rescore") as cursor:
-            cursor.itersize = 10_000
+        # It outlives its transaction, which the server would end while a step of it is recomputed for long.
+        with conn.cursor(name="rescore", withhold=True) as cursor:
             cursor.execute(query.encode(), (percent, seed))
-            while rows := [_Recorded(*row) for row in cursor.fetchmany(10_000)]:
+            while rows := [_Recorded(*row) for row in cursor.fetchmany(FETCH_ROWS)]:
                 _check(conn, rows, routings, judges, result)
     return result
 

@@ -4,17 +4,18 @@ Invariants:
 - a click is answered, and leaves the stream, only after its decision was committed, or the log says that it is refused;
 - what was revoked meanwhile is decided again, what was counted on lost counters is counted again; nothing is answered
   in between, and no batch names another counter epoch than the one it was counted under;
-- one append is under way at a time. The next batch is taken and counted meanwhile: the two servers work side by side.
+- one append is under way at a time. Meanwhile, where its one call would wait for the server, the next batch is taken,
+  counted, decided and encoded in small steps, each of which first looks whether the append has its answer. That batch
+  names the epochs it was made under, and is decided or counted again if others are in force once its turn comes;
+- a batch that was taken ahead is appended before the worker rests or stops: what was counted is logged.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,7 +23,8 @@ import redis
 
 from clickledger import errors
 from clickledger.ledger import append, database
-from clickledger.ledger.append import Appended
+from clickledger.ledger.append import Appended, Prepared
+from clickledger.ledger.preparation import Preparation
 from clickledger.ledger.records import Batch
 from clickledger.scoring import counter_epochs, shadow_scores
 from clickledger.scoring.click import Click
@@ -61,17 +63,12 @@ class _Counts(NamedTuple):
     counted: Counted
 
 
-class _Attempt(NamedTuple):
-    """A decided batch whose append is under way."""
+class _Ahead(NamedTuple):
+    """Messages taken; as far as nothing hindered it they are counted, and decided and encoded."""
 
-    batch: Batch
-    counts: _Counts
-    future: Future[Appended]
-
-
-class _UnderWay(NamedTuple):
     messages: list[Message]
-    attempt: _Attempt
+    counts: _Counts | None
+    prepared: Prepared | None
 
 
 class Serving:
@@ -87,61 +84,68 @@ class Serving:
         self._conn = conn
         self._consumer = Consumer(client, config.name, claim_idle_ms=config.claim_idle_ms, bounds=config.bounds)
         self._counter = FeatureCounter(client, 0)
-        self._appender = ThreadPoolExecutor(1, thread_name_prefix="append")
-        self._under_way: _UnderWay | None = None
+        self._ahead: Preparation[_Ahead] | None = None
 
-    def __enter__(self) -> Serving:
+    def begin(self) -> None:
         """Settle the counters, read the deployment, join the group."""
         self._settle()
         self.follow()
         self._consumer.join()
         logger.info("serving as %s counter_epoch=%d epoch=%d", self._actor, self.counter_epoch, self._decider.epoch)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._appender.shutdown(wait=True)  # the connection is not to be closed under an append
 
     def follow(self) -> None:
         """Take up a new deployment."""
         self._decider.follow(self._conn)
 
     def serve_batch(self) -> list[float]:
-        """Take and count what waits, finish the batch before it, begin to append this one.
+        """Append and answer what was made ready, or waits, and make the next batch ready meanwhile.
 
-        Latencies in ms of the clicks that were finished.
+        Latencies in ms of the clicks that were answered.
         """
-        block_ms = 0 if self._under_way else self._config.block_ms
-        messages = self._consumer.take(self._config.batch_clicks_max, block_ms)
-        if not messages:
-            return self.finish()
-        clicks = [message.click for message in messages]
-        counts = self._counts_or_none(clicks)
-        latencies = self.finish()
-        try:
-            self._under_way = _UnderWay(messages, self._attempt(clicks, counts))
-        except (errors.LostCounters, errors.InvalidInput):
-            latencies += self._conclude(messages, None)
-        return latencies
+        this, self._ahead = self._ahead, Preparation(self._prepare(0))
+        return self._serve(this or Preparation(self._prepare(self._config.block_ms)))
 
     def finish(self) -> list[float]:
-        """Wait for the append under way, if any, and answer its clicks; their latencies in ms."""
-        if self._under_way is None:
-            return []
-        messages, attempt = self._under_way
-        self._under_way = None
-        return self._conclude(messages, attempt)
+        """Append and answer what was made ready, and take nothing more; latencies in ms of its clicks."""
+        this, self._ahead = self._ahead, None
+        return self._serve(this) if this and this.begun else []
 
-    def _conclude(self, messages: Sequence[Message], attempt: _Attempt | None) -> list[float]:
+    def _serve(self, this: Preparation[_Ahead]) -> list[float]:
+        messages, counts, prepared = this.finish()
+        if not messages:
+            self._ahead = None  # it waits for clicks the next time
+            return []
+        return self._conclude(messages, counts, prepared)
+
+    def _prepare(self, block_ms: int) -> Generator[None, None, _Ahead]:
+        """Take what waits and make it ready; what hinders counting or deciding is dealt with at its turn."""
+        messages = self._consumer.take(self._config.batch_clicks_max, block_ms)
+        clicks, counts = [message.click for message in messages], None
+        if not messages:
+            return _Ahead([], None, None)
+        yield
         try:
-            attempt, appended = self._appended([message.click for message in messages], attempt)
+            counts = self._count(clicks)
+            yield
+            batch = self._decider.decide_batch(clicks, counts.counted, counts.epoch)
+            yield
+            prepared = yield from append.prepare(batch)
+        except (errors.LostCounters, errors.InvalidInput):
+            return _Ahead(messages, counts, None)
+        return _Ahead(messages, counts, prepared)
+
+    def _conclude(
+        self, messages: Sequence[Message], counts: _Counts | None = None, prepared: Prepared | None = None
+    ) -> list[float]:
+        clicks = [message.click for message in messages]
+        try:
+            counts, batch, appended = self._appended(clicks, counts, prepared)
         except errors.InvalidInput as error:
             return self._conclude_apart(messages, error)
         now_ms = time.time() * 1000
         latencies = [max(0.0, now_ms - message.entered_ms) for message in messages]
-        self._consumer.settle(messages, _answers(messages, attempt.batch, appended, latencies))
-        self._write_shadow(attempt, appended)
+        self._consumer.settle(messages, _answers(messages, batch, appended, latencies))
+        self._write_shadow(batch, counts.counted, appended)
         return latencies
 
     def _conclude_apart(self, messages: Sequence[Message], error: Exception) -> list[float]:
@@ -152,7 +156,7 @@ class Serving:
             self._consumer.reject(messages[0], str(error))
             return []
         half = len(messages) // 2
-        return self._conclude(messages[:half], None) + self._conclude(messages[half:], None)
+        return self._conclude(messages[:half]) + self._conclude(messages[half:])
 
     def _account_for(self, click: Click) -> None:
         """Say in the log which number a rejected click was counted under, if it was: it will belong to no click."""
@@ -163,49 +167,46 @@ class Serving:
         if seq:
             append.reject(self._conn, UUID(bytes=click.click_id), seq, self.counter_epoch, actor=self._actor)
 
-    def _appended(self, clicks: list[Click], attempt: _Attempt | None) -> tuple[_Attempt, Appended]:
-        """The outcome of an attempt, or of as many more as it takes."""
-        counts = None
+    def _appended(
+        self, clicks: list[Click], counts: _Counts | None, prepared: Prepared | None
+    ) -> tuple[_Counts, Batch, Appended]:
+        """The outcome of what was prepared, or of as many more attempts as it takes."""
         for _ in range(ATTEMPTS_MAX):
             try:
-                attempt = attempt or self._attempt(clicks, counts)
-                return attempt, attempt.future.result()
+                if counts is None or counts.epoch != self.counter_epoch:
+                    counts, prepared = self._count(clicks), None
+                if prepared is None or prepared.batch.deployment_epoch != self._decider.epoch:
+                    batch = self._decider.decide_batch(clicks, counts.counted, counts.epoch)
+                    prepared = Preparation(append.prepare(batch)).finish()
+                return counts, prepared.batch, self._append(prepared)
             except errors.RevokedDeployment as revoked:
                 logger.warning("deciding %d clicks again: %s", len(clicks), revoked)
-                counts = attempt.counts if attempt else None
                 self.follow()
             except errors.LostCounters as lost:
                 logger.warning("counting %d clicks again: %s", len(clicks), lost)
                 counts = None
                 self._settle()
-            attempt = None
+            prepared = None
         raise errors.Unavailable(f"{len(clicks)} clicks were refused {ATTEMPTS_MAX} times; starting afresh")
 
-    def _attempt(self, clicks: list[Click], counts: _Counts | None) -> _Attempt:
-        """Decide clicks and begin to append them; counts them unless they were under the epoch in force."""
-        if counts is None or counts.epoch != self.counter_epoch:
-            counts = _Counts(self.counter_epoch, self._counter.count(clicks))
-        batch = self._decider.decide_batch(clicks, counts.counted, counts.epoch)
-        return _Attempt(batch, counts, self._appender.submit(append.append, self._conn, batch, actor=self._actor))
+    def _append(self, prepared: Prepared) -> Appended:
+        step = self._ahead.step if self._ahead else None
+        return append.append_prepared(self._conn, prepared, actor=self._actor, meanwhile=step)
 
-    def _counts_or_none(self, clicks: list[Click]) -> _Counts | None:
-        """Count ahead; what hinders it is dealt with once the append under way is finished."""
-        try:
-            return _Counts(self.counter_epoch, self._counter.count(clicks))
-        except (errors.LostCounters, errors.InvalidInput):
-            return None
+    def _count(self, clicks: list[Click]) -> _Counts:
+        return _Counts(self.counter_epoch, self._counter.count(clicks))
 
     def _settle(self) -> None:
         counting = counter_epochs.settle(self._conn, self.client, self._actor, self._config.restore_at_once_max)
         self.counter_epoch, self.partial = counting.epoch, counting.partial
         self._counter = FeatureCounter(self.client, counting.epoch, counting.prefix)
 
-    def _write_shadow(self, attempt: _Attempt, appended: Appended) -> None:
+    def _write_shadow(self, batch: Batch, counted: Counted, appended: Appended) -> None:
         if appended.position is None:
             return
         new_rows = [i for i, outcome in enumerate(appended.outcome) if outcome == "new"]
-        if shadows := self._decider.shadows(attempt.batch, attempt.counts.counted, new_rows):
-            shadow_scores.write(self._conn, attempt.batch, appended.position, shadows)
+        if shadows := self._decider.shadows(batch, counted, new_rows):
+            shadow_scores.write(self._conn, batch, appended.position, shadows)
 
 
 def _answers(messages: Sequence[Message], batch: Batch, appended: Appended, latencies: Sequence[float]) -> list[Answer]:

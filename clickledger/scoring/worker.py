@@ -49,7 +49,7 @@ class Worker:
         self._warming: threading.Thread | None = None
 
     def stop(self) -> None:
-        """Finish the batch in hand, then return from `run`."""
+        """Finish the batch in hand and what was taken meanwhile, then return from `run`."""
         self._stopping.set()
 
     def run(self) -> None:
@@ -77,18 +77,18 @@ class Worker:
                 config.database_url, application_name=f"clickledger {config.name}", role=Role.SCORER
             ) as conn,
         ):
-            with Serving(config, self._decider, client, conn) as serving:
-                look_at = 0.0
-                while not self._stopping.is_set():
-                    if time.monotonic() >= look_at:
-                        self._note(serving.finish())
-                        serving.follow()
-                        self._beat(serving)
-                        if serving.partial:
-                            self._warm()
-                        look_at = time.monotonic() + config.follow_ms / 1000
-                    self._note(serving.serve_batch())
-                self._note(serving.finish())
+            serving = Serving(config, self._decider, client, conn)
+            serving.begin()
+            look_at = 0.0
+            while not self._stopping.is_set():
+                if time.monotonic() >= look_at:
+                    serving.follow()
+                    self._beat(serving)
+                    if serving.partial:
+                        self._warm()
+                    look_at = time.monotonic() + config.follow_ms / 1000
+                self._note(serving.serve_batch())
+            self._note(serving.finish())
             heartbeat.end(client, config.name)
 
     def _warm(self) -> None:

@@ -11,6 +11,7 @@ from batches import batch, clicks
 
 from clickledger import errors
 from clickledger.ledger import append, audit, database
+from clickledger.ledger.preparation import Preparation
 from clickledger.ledger.records import encode
 
 COUNT_CLICKS = "SELECT count(*), count(DISTINCT click_id) FROM clicks"
@@ -20,7 +21,7 @@ def call(conn: database.Connection, rows: list[int], look: bool) -> tuple[object
     """append_batch itself with the numbered clicks; (new_count, new_ordinals)."""
     made = clicks(10)
     chosen = batch(sorted((made[i] for i in rows), key=lambda row: row.click_id))
-    encoded = encode(chosen)
+    encoded = Preparation(encode(chosen, range(len(chosen)))).finish()
     parameters = ("tests", 0, 1, 1, encoded.clicks, encoded.leaves, look)
     found = conn.execute(append.APPEND_BATCH, parameters).fetchone()
     assert found is not None

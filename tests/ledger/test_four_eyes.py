@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import replays
@@ -93,6 +95,30 @@ def test_a_revert_above_the_cap_takes_a_proposal_of_that_publication_by_somebody
         entry = log.entry(conn, publication.revert(conn, run_id, "bob", "", CAPS).position)
         assert (entry.actor, entry.payload["prepared_by"]) == ("bob", "ann")
     assert rebuild.differences(conn) == []
+
+
+def test_a_revert_of_what_was_published_while_it_was_looked_at_is_refused(
+    connect: Callable[[], database.Connection],
+) -> None:
+    conn, holder = connect(), connect()
+    run_id, _ = ledger(conn)
+    digest = comparison.compare(conn, run_id, "bob").digest
+    with ThreadPoolExecutor(1) as pool:
+        with log.writing(holder) as writer:  # the revert has looked, and waits for the lock
+            reverted = pool.submit(publication.revert, connect(), run_id, "ann", "", CAPS)
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while conn.execute(waiting).fetchone() == (0,):
+                assert not reverted.done()
+            found = publication._fresh_comparison(writer, publication._staged(writer, run_id), digest)
+            entry = writer.record(
+                "replay_published",
+                {"run_id": run_id, "comparison_id": found[0], "digest": digest, "positions": [2, 3]}, "ann",
+            )  # fmt: skip
+            identity = (entry.position, run_id, found[0], 2, 3, None, None, "range")
+            writer.execute(publication.INSERT_PUBLICATION, identity)
+        with pytest.raises(errors.Conflict, match="expected the publication that was looked at"):
+            reverted.result()
+    assert log.read(conn, kinds=["replay_reverted"]) == []
 
 
 def test_a_day_s_cap_counts_publications_and_reverts_of_the_same_day(conn: database.Connection) -> None:

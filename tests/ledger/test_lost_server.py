@@ -28,6 +28,7 @@ from clickledger.ledger import (
     departed,
     log,
     outcomes,
+    preparation,
     runs,
     signed_note,
     sparse,
@@ -83,6 +84,7 @@ ARGUMENTS: dict[str, Any] = {
     "statement": delayed.COPY_ROWS,
     "stored": [],
     "text": str(uuid.UUID(bytes=CLICK)),
+    "this": preparation.Preparation(append.prepare(batch(clicks(3)))).finish(),
     "thresholds": {"*": 0.0},
     "url": "",
     "write": lambda _: None,
@@ -102,7 +104,7 @@ SILENT = {
     "database.require_confirmed",
     "database.watch_commits",
 }
-UNCERTAIN = {"append.append"}  # its one statement commits by itself
+UNCERTAIN = {"append.append", "append.append_prepared"}  # their one statement commits by itself
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:

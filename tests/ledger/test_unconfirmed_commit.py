@@ -9,7 +9,7 @@ import pytest
 from batches import batch, clicks
 
 from clickledger import errors
-from clickledger.ledger import append, database, importing, log
+from clickledger.ledger import append, database, deployments, importing, log
 
 Connect = Callable[[], database.Connection]
 WAITING = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s"
@@ -58,6 +58,7 @@ WRITES: dict[str, Callable[[database.Connection], object]] = {
     "append": lambda conn: append.append(conn, batch(clicks(3)), actor="tests"),
     "import": lambda conn: importing.import_batch(conn, batch(clicks(3)), actor="tests"),
     "control entry": lambda conn: log.record(conn, "noted", {}, "tests"),
+    "model": lambda conn: deployments.register_model(conn, b"artefact", "network", {}, "tests"),
 }
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from decided_traffic import BAD_LIMIT, STABLE_LIMIT, START_MS, Traffic, deploy, register
+from decided_traffic import BAD_LIMIT, DAY_MS, STABLE_LIMIT, START_MS, Traffic, deploy, register
 
+from clickledger import errors
 from clickledger.ledger import append, audit, database, log, outcomes, reading, sparse
-from clickledger.recovery import due_corrections, publishing
+from clickledger.recovery import due_corrections, plans, publishing, replay, steps, working
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 from clickledger.scoring import deciding
 
 LIVE = "SELECT click_id FROM decisions WHERE verdict = %s ORDER BY log_position, line"
@@ -71,6 +74,26 @@ def test_a_late_click_is_decided_as_if_it_had_come_in_time(conn: database.Connec
     assert reasons == [("was undecided: late, counted as if it had come in time", "valid")]
 
 
+def test_a_replay_leaves_late_clicks_that_were_resolved_as_they_are(conn: database.Connection) -> None:
+    stable = register(conn, STABLE_LIMIT)
+    deploy(conn, stable)
+    traffic = Traffic(conn)
+    position = traffic.append(20, late=3)
+    assert look(conn) is not None
+    resolved = [proposal.run_id for proposal in due_corrections.listed(conn)]
+    publish_all(conn)
+    run = replay.start(conn, plans.for_positions(conn, position, position + 1, What(stable)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
+    compared = steps.finish(conn, run.run_id, "tests")
+    assert compared is not None and (compared.summary["flips"], compared.summary["carried"]) == (0, 3)
+    publishing.revert(conn, resolved[0], "ann", "not that way")
+    with pytest.raises(errors.StalePlan, match="changed the range"):
+        publishing.publish(conn, run.run_id, compared.digest, "ann", "")
+    again = publishing.compare(conn, run.run_id, "ann")
+    with pytest.raises(errors.StalePlan, match="carries decisions that run"):
+        publishing.publish(conn, run.run_id, again.digest, "ann", "")
+
+
 def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connection) -> None:
     traffic = Traffic(conn)
     traffic.append(20)
@@ -112,6 +135,45 @@ def test_a_click_whose_model_could_not_be_used_is_decided_by_the_one_that_can(co
     assert found is not None and found.undecided == 8
     versions = "SELECT DISTINCT model_version, calibration_version FROM delayed_decisions"
     assert conn.execute(versions).fetchall() == [stable]
+
+
+def test_late_clicks_that_days_gone_or_apart_lie_between_hold_up_nothing(conn: database.Connection) -> None:
+    deploy(conn, register(conn, STABLE_LIMIT))
+    old = Traffic(conn, start_ms=START_MS - 30 * DAY_MS)
+    old.append(2, late=2)
+    traffic = Traffic(conn)
+    traffic.count = 2
+    traffic.append(50)
+    traffic.append(20, late=3)
+    gone = """INSERT INTO detached_days (day, position, departure, digest, clicks, delayed, first_position,
+                                         last_position, settled_position)
+              VALUES ('2024-02-08', 1, gen_random_uuid(), %s, 1, 0, 1, 1, 1)"""
+    conn.execute(gone, (bytes(32),))
+    found = look(conn)
+    assert found is not None and (found.undecided, found.uncountable) == (3, 2)
+    proposed = {row[0].bytes for row in conn.execute("SELECT click_id FROM delayed_decisions")}
+    assert proposed == set(traffic.ids[50:53])
+    assert look(conn) is None
+
+
+def test_more_purchases_than_one_look_proposes_are_proposed_by_the_next(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due_corrections, "CLICKS_MAX", 4)
+    deploy(conn, register(conn, BAD_LIMIT))
+    traffic = Traffic(conn)
+    traffic.append(40)
+    assert look(conn) is not None
+    for start in range(0, 40, 20):
+        bought(conn, traffic.ids[start : start + 20])
+    invalid = conn.execute(LIVE, ("invalid",)).fetchall()
+    assert len(invalid) > 8
+    found = [found.bought for _ in range(20) if (found := look(conn)) is not None]
+    assert sum(found) == len(invalid) and max(found) == 4
+    assert conn.execute("SELECT count(*), count(DISTINCT click_id) FROM delayed_decisions").fetchone() == (
+        len(invalid), len(invalid),
+    )  # fmt: skip
+    assert look(conn) is None
 
 
 @pytest.mark.parametrize("early", [False, True])

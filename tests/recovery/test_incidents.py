@@ -281,6 +281,37 @@ def test_without_a_shadow_rollback_goes_to_the_newest_deployment_without_the_bad
     assert versions_of(deployments.current(conn).routing) == second
 
 
+def test_a_candidate_that_the_older_deployment_has_already_does_not_stand_in_the_way(
+    conn: database.Connection,
+) -> None:
+    beside, live, bad, other = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT, 7))
+    deploy(conn, live, beside)
+    deploy(conn, bad, candidates=[beside, live, other])
+    rollback.roll_back(conn, bad[0], "tests")
+    assert deployments.current(conn).routing == routing(live, beside, [other])
+
+
+def test_a_canary_that_is_rolled_back_leaves_the_stable_model_watched_as_before(conn: database.Connection) -> None:
+    first, stable, canary = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT))
+    deploy(conn, first)
+    deploy(conn, stable, first)
+    before = deployments.current(conn).routing
+    deployments.amend(conn, lambda routing: deployments.with_canary(routing, *canary, 0.05), "tests")
+    rollback.roll_back(conn, canary[0], "tests")
+    after = deployments.current(conn).routing
+    assert (after["routes"], after["shadow"]) == (before["routes"], before["shadow"])
+
+
+def test_what_was_rolled_back_since_does_not_come_back_as_a_shadow(conn: database.Connection) -> None:
+    first, stable, canary = (register(conn, limit) for limit in (10, STABLE_LIMIT, BAD_LIMIT))
+    deploy(conn, first)
+    deploy(conn, stable, first)
+    deployments.amend(conn, lambda routing: deployments.with_canary(routing, *canary, 0.05), "tests")
+    rollback.roll_back(conn, first[0], "tests")  # it was replaced, and is fenced now
+    rollback.roll_back(conn, canary[0], "tests")
+    assert deployments.current(conn).routing["shadow"] is None
+
+
 def test_rollback_passes_over_models_that_cannot_read_what_is_recorded_now(conn: database.Connection) -> None:
     first, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
     version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")

@@ -24,7 +24,7 @@ from clickledger.scoring import counters, feature_replay, feature_spec, rescore,
 from clickledger.scoring import model as models_
 from clickledger.scoring.click import Click
 from clickledger.scoring.counters import Counted
-from clickledger.scoring.deciding import Decider
+from clickledger.scoring.deciding import MODEL_UNUSABLE, Decider
 
 CLICKS, STEP_MS, BATCH = 1_200, 110_000, 60  # a day and a half: longer than the longest window
 FAULT, HEALED = 500, 700
@@ -227,6 +227,36 @@ def test_the_plan_for_wrong_counters_has_a_margin_before_and_the_poisoned_tail_a
     rebuilt = log.head(conn).position
     ended = plans.for_counters(conn, onset, healed, timedelta(0), own)
     assert ended.hi == rebuilt and f"rebuilt at position {rebuilt}" in ended.why
+
+
+def test_a_rebuilding_that_never_took_effect_does_not_end_what_wrong_counters_poisoned(
+    conn: database.Connection, redis_client: redis.Redis
+) -> None:
+    made = world(conn, redis_client)
+    onset, healed = (log.entry(conn, made.positions[i]).recorded_at for i in (8, 12))
+    rebuilt = deployments.begin_counter_epoch(conn, {"kept": {"counter_epoch": 1}, "kept_used": False}, "tests", "")
+    kept = {"kept": {"counter_epoch": rebuilt - 1, "seq": 9}, "kept_used": True, "since_ms": None}
+    deployments.begin_counter_epoch(conn, kept, "tests", "")  # it was not complete: the old ones count on
+    plan = plans.for_counters(conn, onset, healed, timedelta(0), What((runs.OWN, runs.OWN)))
+    assert plan.hi == log.head(conn).position + 1
+
+
+def test_clicks_whose_model_cannot_be_used_are_carried_where_each_is_decided_by_its_own(
+    conn: database.Connection, redis_client: redis.Redis
+) -> None:
+    made = world(conn, redis_client)
+    version = deployments.register_model(conn, b"of another schema", "network", {}, "tests")
+    deploy(conn, (version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests")))
+    decider = Decider()
+    decider.follow(conn)
+    late = [click(CLICKS + k, time_ms=START_MS + (CLICKS + k) * STEP_MS) for k in range(3)]
+    batch = decider.decide_batch(late, counters.FeatureCounter(redis_client, 1).count(late), 1)
+    append.append(conn, batch, actor="tests")
+    run = replayed(conn, made.positions[-1], log.head(conn).position + 1, (runs.OWN, runs.OWN))
+    carried = "SELECT reason, count(*) FROM delayed_decisions WHERE run_id = %s AND carried GROUP BY 1"
+    assert conn.execute(carried, (run.run_id,)).fetchall() == [(MODEL_UNUSABLE, 3)]
+    with pytest.raises(errors.Refused, match="1 are not"):
+        replayed(conn, made.positions[-1], log.head(conn).position + 1, (version, 2))  # asked for, it has to decide
 
 
 def test_a_click_that_came_too_late_gets_the_features_it_would_have_had_in_time(

@@ -182,15 +182,32 @@ def test_a_slice_that_one_threshold_would_sacrifice_is_capped_and_no_other_pays_
     assert np.count_nonzero(clicks.invalid(made.thresholds) & clicks.purchased) == within.allowed
 
 
-def test_a_thin_slice_has_the_cap_of_its_login_status() -> None:
+def test_a_thin_slice_has_the_cap_of_its_login_status_or_of_one_purchase_lost() -> None:
     clicks = draw(7, 20_000)
     thin = clicks.where((clicks.slice != "app/out") | (np.cumsum(clicks.slice == "app/out") <= 50))
-    limits = allocation.caps(thin, 0.05, DEFAULT_CONFIG)
     pool = thin.in_slices({"app/out", "web/out"})
-    assert (
-        limits["app/out"]
-        == allocation.caps(replace(pool, slice=np.full(len(pool), "x/out")), 0.05, DEFAULT_CONFIG)["x/out"]
-    )
+    shared = allocation.caps(replace(pool, slice=np.full(len(pool), "x/out")), 0.05, DEFAULT_CONFIG)["x/out"]
+    own = thin.in_slices({"app/out"})
+    assert 1 < own.purchases < DEFAULT_CONFIG.ceiling_purchases_min
+    for moved in (-20.0, 20.0):
+        score = np.where(thin.slice == "app/out", thin.score + np.float32(moved), thin.score)
+        limit = allocation.caps(replace(thin, score=score), 0.05, DEFAULT_CONFIG)["app/out"]
+        lost = np.count_nonzero(own.score[own.purchased] + np.float32(moved) >= limit)
+        assert lost == (1 if moved > 0.0 else 0)
+        assert limit > shared or moved < 0.0
+
+
+def test_a_purchase_less_does_not_make_a_slice_that_scores_high_lose_many() -> None:
+    """At 19 purchases its login status alone would decide, which scores lower, and most of them would be lost."""
+    clicks = draw(7, 40_000)
+    high = replace(clicks, score=np.where(clicks.slice == "app/out", clicks.score + np.float32(3.0), clicks.score))
+    bought = np.flatnonzero((high.slice == "app/out") & high.purchased)
+    rest = np.ones(len(high), dtype=np.bool_)
+    for purchases in (21, 20, 19, 5):
+        rest[bought[purchases:]] = False
+        own = high.where(rest).in_slices({"app/out"})
+        limit = allocation.caps(high.where(rest), 0.05, DEFAULT_CONFIG)["app/out"]
+        assert own.purchases == purchases and np.count_nonzero(own.score[own.purchased] >= limit) == 1
 
 
 def test_without_a_budget_it_is_the_fpr_at_the_knee() -> None:

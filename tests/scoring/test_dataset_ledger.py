@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_a_set_holds_the_counted_clicks_of_its_range_in_counting_order(conn: dat
     assert built.event_time_ms.tolist() == [MIDNIGHT_MS + minute * MINUTE for minute in range(6)]
     assert built.slice.tolist() == ["app/in"] * 6
     assert len({*built.user[::2].tolist()}) == 1 and built.user[0] != built.user[1]
+
+
+def test_whoever_thinks_long_between_two_rows_is_not_ended_by_the_server(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append.append(conn, batch([0, 1, 2, 3]), actor="test")
+    whole = dataset.build(conn, 10, MIDNIGHT_MS)
+    row = dataset.ClickRow
+    monkeypatch.setattr(dataset, "FETCH_ROWS", 1)
+    monkeypatch.setattr(dataset, "ClickRow", lambda *values: (time.sleep(0.02), row(*values))[1])
+    conn.execute("SET idle_in_transaction_session_timeout = '2ms'")
+    assert dataset.build(conn, 10, MIDNIGHT_MS).digest() == whole.digest()
 
 
 def test_labels_are_those_known_at_the_position_and_due_by_the_cutoff(conn: database.Connection) -> None:

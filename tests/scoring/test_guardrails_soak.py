@@ -1,12 +1,14 @@
 """Weeks of healthy days without a false refusal: of data, day after day, and of the model that each day makes.
 
-`make soak-guardrails` runs eight weeks of them, data on three seeds in some minutes; a network for every day takes
-hours. It also trains networks on poisoned labels. The suite runs two days of data.
+`make soak-guardrails` runs eight weeks of them: data of every day on three seeds, in minutes, and a network a week on
+one, in a quarter of an hour of processor time. It also trains networks on poisoned labels. The suite runs two days
+of data. CLICKLEDGER_SOAK_STRIDE_DAYS=1 makes a network for every day, in hours; CLICKLEDGER_SOAK_SEEDS=1,2 names seeds.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +16,19 @@ import pytest
 import simulated_evidence as simulated
 from daily_challengers import trained
 
-from clickledger.scoring import behaviour, calibration, guardrails, labels, learn, second_training, training
-from clickledger.scoring.findings import DAY_MS, DEFAULT_LIMITS
+from clickledger.scoring import behaviour, calibration, daily, guardrails, labels, learn, second_training, training
+from clickledger.scoring.findings import DAY_MS, DEFAULT_LIMITS, Finding
 from clickledger.scoring.labels import LabelRules
 
 WEEKS = int(os.environ.get("CLICKLEDGER_SOAK_WEEKS", "0"))
 CHECKS = WEEKS * 7 or 2
 CLICKS_A_DAY = 35_000 if WEEKS else 14_000
 CHALLENGED_CLICKS_A_DAY = int(os.environ.get("CLICKLEDGER_SOAK_CLICKS_A_DAY", "25000"))  # with fewer, models vary more
+STRIDE_DAYS = int(os.environ.get("CLICKLEDGER_SOAK_STRIDE_DAYS", "7"))  # from one challenger to the next
+SEEDS = [int(seed) for seed in os.environ.get("CLICKLEDGER_SOAK_SEEDS", "1").split(",")]
+TWINS_DAYS = 14  # how often a regression and another seed are trained as well
 FIRST_CHECK = 30  # four weeks, and two days in which their labels mature
+FIRST_STABLE = daily.WINDOW_DAYS + 2
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3] if WEEKS else [1])
@@ -37,26 +43,38 @@ def test_healthy_days_pass_every_guard(seed: int) -> None:
     assert refused == []
 
 
-@pytest.mark.skipif(not WEEKS, reason="hours: make soak-guardrails")
-def test_every_day_s_challenger_passes_every_guard_of_behaviour(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each day's network beside that of the day before; once a week beside the regression and another seed as well."""
-    days = FIRST_CHECK + CHECKS
-    world = simulated.world(CHALLENGED_CLICKS_A_DAY * days, days, seed=1)
-    stable = trained(world, simulated.START_MS + FIRST_CHECK * DAY_MS)
+@pytest.mark.skipif(not WEEKS, reason="a quarter of an hour: make soak-guardrails")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_challenger_passes_every_guard_of_behaviour(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each network beside the one before it; every other week beside the regression and another seed as well."""
+    days = FIRST_STABLE + WEEKS * 7
+    world = simulated.world(CHALLENGED_CLICKS_A_DAY * days, days, seed)
+    stable = trained(world, simulated.START_MS + FIRST_STABLE * DAY_MS, days=daily.WINDOW_DAYS)
     refused: list[str] = []
-    for day in range(FIRST_CHECK + 1, days + 1):
+    for day in range(FIRST_STABLE + STRIDE_DAYS, days + 1, STRIDE_DAYS):
         at_ms = simulated.START_MS + day * DAY_MS
-        challenger, clicks = trained(world, at_ms), simulated.recent(world, at_ms)
+        challenger = trained(world, at_ms, days=daily.WINDOW_DAYS)
+        clicks = simulated.recent(world, at_ms)
         findings = behaviour.beside_stable(challenger.judge, stable.judge, clicks, DEFAULT_LIMITS)
-        if (day - FIRST_CHECK) % 7 == 1:
+        if (day - FIRST_STABLE) % TWINS_DAYS == 0:
             about = challenger.judge.model, challenger.parts, clicks
             findings.append(second_training.baseline(*about, DEFAULT_LIMITS, str))
             findings.append(second_training.seeds(*about, learn.FPR_MAX, DEFAULT_LIMITS, str))
         with capsys.disabled():
-            print(f"day {day}", {f.guard: (f.passed, round(f.figure or 0.0, 4), f.note) for f in findings}, flush=True)
-        refused += [f"day {day}: {finding.sentence()}" for finding in findings if not finding.passed]
+            print(_told(seed, day, findings), flush=True)
+        refused += [f"seed {seed}, day {day}: {finding.sentence()}" for finding in findings if not finding.passed]
         stable = challenger
     assert refused == []
+
+
+def _told(seed: int, day: int, findings: list[Finding]) -> str:
+    """What each guard says of a challenger, and by slice the clicks and the rates of stable and challenger."""
+    lines = [f"seed {seed}, day {day}, after {time.process_time():.0f} s of processor time:"]
+    for found in findings:
+        lines.append(f"  {'passed ' if found.passed else 'REFUSED'} {found.sentence()} {found.note}")
+        for name, figures in found.figures.get("slices", {}).items():
+            lines.append(f"    {name}: {figures['clicks']} clicks, {figures['stable']:.4f} {figures['challenger']:.4f}")
+    return "\n".join(lines)
 
 
 @pytest.mark.skipif(not WEEKS, reason="minutes: make soak-guardrails")

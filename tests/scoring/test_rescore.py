@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import live_clicks
 import numpy as np
 import pytest
@@ -34,6 +36,16 @@ def forge(conn: database.Connection, statement: str) -> None:
 def test_every_decision_comes_out_the_same(decided: database.Connection) -> None:
     found = rescore.sample(decided)
     assert (found.rescored, found.exact, found.failures) == (400, 400, [])
+
+
+def test_a_rescoring_that_takes_long_is_not_ended_by_the_server(
+    decided: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide_again = rescore.decide.decide
+    monkeypatch.setattr(rescore, "FETCH_ROWS", 100)
+    monkeypatch.setattr(rescore.decide, "decide", lambda *of: (time.sleep(0.02), decide_again(*of))[1])
+    decided.execute("SET idle_in_transaction_session_timeout = '2ms'")
+    assert rescore.sample(decided).exact == 400
 
 
 def test_sample_is_about_as_large_as_asked_for(decided: database.Connection) -> None:
