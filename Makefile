@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring soak-recovery bench \
+.PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring soak-recovery soak-drills bench \
 	bench-ledger bench-scoring bench-detection bench-recovery gallery clean record-definitions
 
 help: ## show this
@@ -71,6 +71,10 @@ soak-scoring: $(INSTALLED) ## recompute == recorded: 100,000 real clicks, CLICKS
 soak-recovery: $(INSTALLED) ## replays of a million clicks under fifty kills (half an hour); CLICKS=n, KILLS=n, CLICKLEDGER_SEED=n
 	CLICKLEDGER_SOAK_CLICKS=$${CLICKS:-1000000} CLICKLEDGER_SOAK_KILLS=$${KILLS:-50} \
 		$(BIN)/python -m pytest -q -s --timeout=0 tests/recovery/test_chaos.py
+
+soak-drills: $(INSTALLED) ## every drill at a size at which it means something, on ledgers of their own (ten minutes)
+	for drill in bad-model threshold-typo late-purchases counter-loss missing-labels; do \
+		$(BIN)/clickledger drill $$drill --rate 500 --history $${HISTORY:-100000} --json; done
 
 bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 	$(BIN)/python -m benchmarks

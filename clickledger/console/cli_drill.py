@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,18 +15,20 @@ from clickledger.errors import InvalidInput
 if TYPE_CHECKING:
     from clickledger.settings import Settings
 
-LATE = "late-purchases"
-DRILLS = ("bad-model", "threshold-typo", LATE)
+LATE, COUNTERS, LABELS = "late-purchases", "counter-loss", "missing-labels"
+DRILLS = ("bad-model", "threshold-typo", LATE, COUNTERS, LABELS)
 SECONDS = {
     "noticed_after_seconds": "noticed",
     "rolled_back_after_seconds": "rolled back, since then,",
     "published_after_seconds": "corrected decisions in force",
 }
 ZERO = {
+    "deployed_while_refused": "nothing was deployed while guards refused the labels",
     "appended_by_revoked_after": "nothing of the bad model was appended after the rollback",
     "doubled_billing": "no click is billed twice",
     "still_withheld": "no click that led to a purchase is withheld",
     "differs_from_stable": "every decision of the range is what the stable model gives, to the bit",
+    "differs_from_sound": "every decision of the ledger is what counters without the fault give, to the bit",
 }
 
 
@@ -53,16 +56,19 @@ def drill(
     if fault not in DRILLS:
         raise InvalidInput(f"drill: expected one of {', '.join(DRILLS)}, got {fault!r}")
     from clickledger.console import drill as drill_  # noqa: PLC0415 - torch, celery and SQLAlchemy, for this command only
-    from clickledger.console import drill_late, drill_scene, lifecycle, services  # noqa: PLC0415 - as above
+    from clickledger.console import drill_counters, drill_late, drill_scene, lifecycle, services  # noqa: PLC0415 - as above
 
     settings = _own_settings(load(folder))
-    cut = drill_scene.simulated(settings, clicks, rate, history, seed)
+    parts = drill_scene.WEEKS if fault == LABELS else drill_scene.DAYS
+    cut = drill_scene.simulated(settings, clicks, rate, history, seed, parts)
     output.say(f"clickledger drill {fault}: {cut.scene.title}")
     output.say(f"its ledger: {settings.home}")
     try:
         lifecycle.up(settings)
         attached = services.attach(settings)
-        facts = drill_late.play(cut, attached, rate) if fault == LATE else drill_.play(fault, cut, attached, rate)
+        others = {LATE: drill_late.play, COUNTERS: drill_counters.play}
+        play = others.get(fault) or partial(drill_.play, fault)
+        facts = play(cut, attached, rate)
     finally:
         if not keep_running:
             lifecycle.down(settings)

@@ -5,17 +5,19 @@ publishes what the replay gives at once, as a responder would who trusts it; eve
 
 `bad-model`       trained on a history whose human labels are missing for six hours of each day
 `threshold-typo`  a sound model, deployed with a threshold whose sign somebody got wrong
+`missing-labels`  a set that guards refuse for its missing labels, learnt from all the same (`drill_labels`)
 
-`late-purchases`, in which no model is at fault, is in `drill_late`.
+Those in which no model is at fault are in `drill_late` and `drill_counters`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from clickledger.console import demo_story, drill_account, output
+from clickledger.console import demo_story, drill_account, drill_labels, output
 from clickledger.console.demo_story import Story
 from clickledger.console.drill_scene import Cut
 from clickledger.errors import Unavailable
@@ -27,6 +29,7 @@ from clickledger.scoring import learn
 from clickledger.settings import Settings
 
 ACTOR = "drill"
+GUARDED = "missing-labels"
 NOTICE_SECONDS_MAX = 300.0
 SILENT_SECONDS_MAX = 45.0  # after the last click: a look or two
 TYPO_THRESHOLD = -3.0  # instead of +3: a logit that half of all people reach
@@ -38,7 +41,7 @@ def play(fault: str, cut: Cut, settings: Settings, rate: float) -> dict[str, Any
     """One drill on a fresh ledger whose processes are up; the facts, by the names of `--json`."""
     with database.connect(str(settings.database_url), application_name="clickledger drill", role=Role.REPLAYER) as conn:
         story = Story(cut.scene, settings, conn, pace_clicks_per_s=rate)
-        sound = stable(story)
+        sound = stable(story, **(drill_labels.as_daily(cut.scene) if fault == GUARDED else {}))
         _let_slip(story, FAULTS[fault](story), cut.watched_from)
         _wait_and_publish(story, sound)
         return {"drill": fault, "rate": rate, **story.facts}
@@ -94,7 +97,11 @@ def _threshold_typo(story: Story) -> Versions:
     return learned.model_version, wrong
 
 
-FAULTS: dict[str, Callable[[Story], Versions]] = {"bad-model": _bad_model, "threshold-typo": _threshold_typo}
+FAULTS: dict[str, Callable[[Story], Versions]] = {
+    "bad-model": _bad_model,
+    "threshold-typo": _threshold_typo,
+    GUARDED: partial(drill_labels.refuse_and_override, actor=ACTOR),
+}
 
 
 def _let_slip(story: Story, bad: Versions, watched_from: int) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections import Counter
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
 
 from clickledger.ledger import database, deployments
+from clickledger.recovery import recounting, redecide
 from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
 from clickledger.scoring.rescore import COUNTING_REASONS
 
 STEP_POSITIONS = 400  # of batches
+EXCUSED = COUNTING_REASONS | {recounting.ORDER_LOST}
 SELECT_TREATED = """
     SELECT click_id, verdict::text, cost_micros FROM authoritative_decisions_as_of(%s)
     WHERE log_position >= %s AND log_position < %s"""
@@ -25,6 +28,13 @@ COUNT_AFTER = "SELECT count(*) FROM decisions WHERE deployment_epoch = ANY (%s) 
 SELECT_IN_FORCE = """
     SELECT a.slice, a.score, a.threshold, a.verdict::text, d.reason, c.features
     FROM authoritative_decisions a JOIN decisions d USING (click_id) JOIN clicks c USING (click_id)
+    WHERE a.log_position >= %s AND a.log_position < %s"""
+
+# With the versions that decided it live, by which a recount decides it as well.
+SELECT_ALL_IN_FORCE = """
+    SELECT uuid_send(a.click_id), a.slice, a.score, a.threshold, a.verdict::text, a.reason, d.model_version,
+           d.calibration_version
+    FROM authoritative_decisions_as_of(%s) a JOIN decisions d USING (click_id)
     WHERE a.log_position >= %s AND a.log_position < %s"""
 
 
@@ -62,7 +72,28 @@ def differs_from(conn: database.Connection, model: int, calibration: int, lo: in
     return differing
 
 
-def _differing(rows: list[tuple[Any, ...]], judge: models_.Model, thresholds: dict[str, float]) -> int:
+def differs_from_sound(
+    conn: database.Connection, sound: Mapping[bytes, bytes], as_of: int
+) -> tuple[int, dict[str, int]]:
+    """Clicks of the ledger whose decision in force, as of a position, is not, to the bit, what the model that decided
+    them live gives for their sound snapshot, given by click id; but for those that were never counted or have lost
+    their place in the order, which are counted by reason.
+    """
+    judges = redecide.Judges(conn)
+    differing, named = 0, Counter[str]()
+    for start in range(0, as_of + 1, STEP_POSITIONS):
+        by_versions: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
+        bounds = (as_of, start, start + STEP_POSITIONS)
+        for click_id, *row, model, calibration in conn.execute(SELECT_ALL_IN_FORCE, bounds):
+            if row[-1] in EXCUSED:
+                named[row[-1]] += 1
+            else:
+                by_versions.setdefault((model, calibration), []).append((*row, sound[click_id]))
+        differing += sum(_differing(rows, *judges.of(versions)) for versions, rows in by_versions.items())
+    return differing, dict(named)
+
+
+def _differing(rows: list[tuple[Any, ...]], judge: models_.Model, thresholds: Mapping[str, float]) -> int:
     slices, scores, limits, verdicts, reasons, snapshots = zip(*rows, strict=True)
     features = feature_spec.unpack_snapshots(snapshots)
     kept = [reason if reason in COUNTING_REASONS else "" for reason in reasons]

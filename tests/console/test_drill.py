@@ -17,6 +17,7 @@ from clickledger.ledger import database, deployments, log, publication
 from clickledger.recovery import plans, replay, rollback, steps, working
 from clickledger.recovery.plans import What
 from clickledger.recovery.working import Worker
+from clickledger.scoring import feature_spec
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS_MAX = 280
@@ -50,7 +51,10 @@ def test_a_wrong_threshold_is_noticed_rolled_back_corrected_and_accounted_for(tm
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("floods",), "expected one of bad-model, threshold-typo, late-purchases, got 'floods'"),
+        (
+            ("floods",),
+            "expected one of bad-model, threshold-typo, late-purchases, counter-loss, missing-labels, got 'floods'",
+        ),
         (("bad-model", "--clicks", 10), "expected at least 1000 clicks"),
     ],
 )
@@ -95,3 +99,20 @@ def test_the_account_of_clicks_that_a_model_did_not_decide_counts_them(conn: dat
     head = log.head(conn).position + 1
     assert drill_account.differs_from(conn, *bad, deployments.current(conn).position, head) == 0
     assert drill_account.differs_from(conn, *stable, deployments.current(conn).position, head) == 30
+
+
+def test_the_account_beside_sound_counters_finds_each_wrong_decision_and_names_what_was_not_counted(
+    conn: database.Connection,
+) -> None:
+    traffic, _, _ = bad_deployment(conn, clicks=60, batches=1)  # decided by two models
+    traffic.append(30, late=7)
+    rows = conn.execute("SELECT uuid_send(click_id), features FROM clicks").fetchall()
+    recorded: dict[bytes, bytes] = dict(rows)
+    assert drill_account.differs_from_sound(conn, recorded, log.head(conn).position) == (0, {"late": 7})
+    shift = feature_spec.INDEX["user_clicks_1h"]
+    wrong = [click_id for click_id in sorted(recorded) if click_id in set(traffic.ids[10:50])]
+    for click_id in wrong:  # it was counted one click short: all scores are others, few verdicts
+        features = feature_spec.unpack_snapshots([recorded[click_id]])
+        features[0, shift] += 1
+        [recorded[click_id]] = feature_spec.pack_snapshots(features)
+    assert drill_account.differs_from_sound(conn, recorded, log.head(conn).position) == (len(wrong), {"late": 7})
