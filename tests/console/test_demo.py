@@ -132,7 +132,7 @@ def test_totals_as_of_an_earlier_position_are_those_of_then(ledger: Path, facts:
 
 def test_stable_model_is_live_again(ledger: Path) -> None:
     models = {model["model_version"]: model["aliases"] for model in command(ledger, "model", "list")["models"]}
-    assert models == {1: [], 2: ["live"], 3: []}
+    assert models == {1: ["stable"], 2: ["live"], 3: []}
 
 
 def test_demo_on_real_clicks(tmp_path: Path) -> None:
