@@ -144,7 +144,7 @@ def _replay_until(
             run_ = _planned(conn, mistaken, span)
             for _ in range(2):
                 tasks.wake(tasks.replay_chunks, run_.run_id)
-            processes.wait_until(lambda: enough.is_set() or _ended(conn, run_.run_id), 600.0)  # noqa: B023
+            processes.wait_until(lambda: enough.is_set() or _ended(conn, run_.run_id), 600.0)  # noqa: B023 - called within this turn
             done[0] += progress.of_run(conn, run_.run_id).clicks_done
             runs.abandon(conn, run_.run_id, ACTOR, "measured")
 
