@@ -39,6 +39,10 @@ class CalibrationConfig:
     session_clicks_max: int = judged.SESSION_CLICKS_MAX
     held_out_share: float = 0.4  # the last clicks in time
     ivr_change_max: float = 0.3  # relative, from the fold a calibration is made on to the held-out one
+    step_max: float = 0.1  # of the rate in force, how far a calibration beside it may move a slice (`anchoring`);
+    step_rate_min: float = 0.05  # a lower rate counts as this,
+    step_human_max: float = 0.003  # and its human clicks may be invalidated by so much more,
+    step_humans_min: int = 1000  # if it has so many
     confidence: float = 0.95
 
 
@@ -56,7 +60,7 @@ class Budget:
 
     def ceiling_of(self, config: CalibrationConfig) -> float:
         """The largest FPR of any slice. It does not grow with the budget: what one slice gains no other loses."""
-        return max(config.fpr_slice_max, self.fpr_max)
+        return slice_ceiling(self.fpr_max, config)
 
     def as_json(self) -> dict[str, Any]:
         """Values for metadata."""
@@ -82,6 +86,11 @@ def budget(fpr_max: float, purchases: int, overshoot_z: float) -> Budget:
     return Budget(fpr_max, purchases, margin, allowed)
 
 
+def slice_ceiling(fpr_max: float, config: CalibrationConfig) -> float:
+    """The largest FPR of any slice under a budget."""
+    return max(config.fpr_slice_max, fpr_max)
+
+
 def everywhere(clicks: Judged, within: Budget, config: CalibrationConfig) -> Allocation:
     """One threshold for all clicks, but for slices that would lose more than their ceiling: theirs are higher."""
     thresholds = capped(clicks, within.allowed, within.ceiling_of(config), config)
@@ -100,12 +109,17 @@ def capped(clicks: Judged, allowed: int, fpr_slice_max: float, config: Calibrati
 def caps(clicks: Judged, fpr_slice_max: float, config: CalibrationConfig) -> dict[str, float]:
     """The lowest threshold of each slice under which it loses at most a share of its own purchases.
 
-    A slice with too few purchases has the cap of its login status, or of all clicks; but it loses one of its own at
-    most, as the smallest with enough does, or one purchase more or less would move its threshold far. Purchases of
-    people who are not logged in are few: by the overall FPR alone they would be sacrificed. A cap only ever spares
-    people, so it may rest on fewer purchases than a threshold.
+    A slice that has shown no robots keeps a margin from its share, as the budget does: a few of its purchases say
+    little of its people, and there is next to nothing to gain. One with too few purchases has the cap of its login
+    status, or of all clicks; but it loses one of its own at most, as the smallest with enough does, or one purchase
+    more or less would move its threshold far. Purchases of people who are not logged in are few: by the overall FPR
+    alone they would be sacrificed. A cap only ever spares people, so it may rest on fewer purchases than a threshold.
     """
-    limits = {name: _limit(part, fpr_slice_max) for name, part in parts(clicks, config).items()}
+    explained = hot_among_people(clicks, config)
+    limits = {
+        name: _limit(part, _ceiling(part, fpr_slice_max, explained, config))
+        for name, part in parts(clicks, config).items()
+    }
     everyone = limits[slice_groups.ROOT]
     return {
         name: limits[name]
@@ -113,6 +127,18 @@ def caps(clicks: Judged, fpr_slice_max: float, config: CalibrationConfig) -> dic
         else max(limits.get(slice_groups.parent_of(name), everyone), _losing_one(clicks.in_slices({name})))
         for name in np.unique(clicks.slice).tolist()
     }
+
+
+def _ceiling(part: Judged, fpr_max: float, hot_share_max: float, config: CalibrationConfig) -> float:
+    """The ceiling of a slice; one that has shown no robots keeps a margin from it, as a budget does."""
+    if shown_robots(len(part), int(np.count_nonzero(part.hot)), hot_share_max, config):
+        return fpr_max
+    return max(0.0, fpr_max - config.overshoot_z * sqrt(fpr_max * (1.0 - fpr_max) / part.purchases))
+
+
+def shown_robots(clicks: int, hot_clicks: int, hot_share_max: float, config: CalibrationConfig) -> bool:
+    """Whether a slice has more hot clicks than people explain, and enough of them to say so."""
+    return hot_clicks >= max(config.hot_clicks_min, hot_share_max * clicks)
 
 
 def _losing_one(part: Judged) -> float:
@@ -200,7 +226,7 @@ def scaled(wanted: Mapping[str, int], within: Budget, config: CalibrationConfig)
 
 def _floor(curve: Curve, most: int, hot_share_max: float, config: CalibrationConfig) -> int:
     coverage = curve.coverage
-    if coverage is None or curve.hot_clicks < max(config.hot_clicks_min, hot_share_max * curve.clicks):
+    if coverage is None or not shown_robots(curve.clicks, curve.hot_clicks, hot_share_max, config):
         return 0
     return min(int(np.searchsorted(coverage, config.coverage_min)), most)
 

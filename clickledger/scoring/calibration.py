@@ -8,7 +8,8 @@ Invariants, on the clicks a calibration was made with:
 
 How: slices with few purchases are merged (`slice_groups`), the budget is divided between the groups by a convex
 programme in two forms (`convex`, `allocation`), both compete with one global threshold on held-out later clicks
-(`contest`), and the winner is made again from all clicks. All that was decided, and why, is in the metadata.
+(`contest`), and the winner is made again from all clicks. Beside a pair in force no slice moves by more than a step
+(`anchoring`). All that was decided, and why, is in the metadata.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clickledger.errors import InvalidInput, InvariantBroken, Refused
-from clickledger.scoring import allocation, contest, convex, curves, decide, slice_groups
+from clickledger.scoring import allocation, anchoring, contest, convex, curves, decide, slice_groups
 from clickledger.scoring.allocation import DEFAULT_CONFIG, Allocation, CalibrationConfig, Groups
+from clickledger.scoring.anchoring import InForce
 from clickledger.scoring.judged import Flags, Judged, Scores
 
 SLICE_PURCHASES_MIN = DEFAULT_CONFIG.slice_purchases_min
@@ -63,8 +65,13 @@ def calibrate(
     return of_clicks(clicks, fpr_max, replace(config, slice_purchases_min=slice_purchases_min))
 
 
-def of_clicks(clicks: Judged, fpr_max: float | None, config: CalibrationConfig = DEFAULT_CONFIG) -> Calibration:
-    """`calibrate`, for clicks in one piece."""
+def of_clicks(
+    clicks: Judged,
+    fpr_max: float | None,
+    config: CalibrationConfig = DEFAULT_CONFIG,
+    in_force: InForce | None = None,
+) -> Calibration:
+    """`calibrate`, for clicks in one piece; with what is `in_force`, no slice moves further from it than a step."""
     knee = curves.knee(curves.curve(clicks))
     share = knee.fpr if fpr_max is None else fpr_max
     if not 0.0 <= share < 1.0:
@@ -72,6 +79,8 @@ def of_clicks(clicks: Judged, fpr_max: float | None, config: CalibrationConfig =
     groups = groups_of(clicks, config)
     held = contest.hold(clicks, groups, share, config)
     made, winner, why = _made(clicks, groups, share, held, config)
+    if in_force is not None:
+        made = anchoring.near(clicks, made, in_force, share, config)
     _check(clicks, made, share)
     told = rates(clicks.score, clicks.purchased, clicks.slice.tolist(), made.thresholds)
     return Calibration(

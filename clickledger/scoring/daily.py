@@ -12,7 +12,7 @@ A model is registered as soon as it is trained: its entry is what keeps it, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -30,6 +30,7 @@ from clickledger.scoring.labels import LabelRules
 WINDOW_DAYS = 40  # 28 to train on and 12 to calibrate on, where days are alike
 FPRS = (0.01, 0.02, 0.05)
 BASELINE = "logistic_regression"
+NO_PAIR = (0, 0)  # no model's version
 OnStep = Callable[[Step, bool], None]  # called before a step, and after it, when its entry is committed
 
 
@@ -88,6 +89,7 @@ def _start(conn: database.Connection, plan: Plan, actor: str, reason: str) -> Ru
         recipe = learn.recipe_as_of(conn, plan.as_of_ms, plan.rules, plan.window_days)
     else:
         recipe = guardrails.overridden_recipe(conn, plan.guarding.overridden)
+    in_force = deployments.stable_beside(deployments.current(conn).routing, *NO_PAIR)
     payload = {
         "day": plan.day.isoformat(),
         "as_of_ms": plan.as_of_ms,
@@ -95,6 +97,7 @@ def _start(conn: database.Connection, plan: Plan, actor: str, reason: str) -> Ru
         "fpr_max": plan.fpr_max,
         "overridden": plan.guarding.overridden,
         "recipe": recipe.to_payload(),
+        "in_force": list(in_force) if in_force else None,
     }
     return Run(log.record(conn, "training_started", payload, actor, reason))
 
@@ -179,7 +182,17 @@ class _Loop:
         )
 
     def _calibrate(self) -> None:
-        self._set_calibration(self._model_version, self._model, self._material.calibrate, {})
+        beside = self._beside(self._run.started.payload.get("in_force"), self._model)
+        self._set_calibration(self._model_version, self._model, self._material.calibrate, beside, {})
+
+    def _beside(self, pair: Sequence[int] | None, trained: models_.Model) -> learn.Beside | None:
+        """The pair that a calibration stays near; none of another kind: beside a rule a network is a leap."""
+        if pair is None:
+            return None
+        model = models_.from_artefact(deployments.load_artefact(self._conn, pair[0]))
+        if model.kind != trained.kind:
+            return None
+        return learn.Beside((pair[0], pair[1]), model, deployments.load_thresholds(self._conn, pair[1]))
 
     def _evaluate(self) -> None:
         part, kind = self._material.calibrate, self._model.kind
@@ -214,25 +227,28 @@ class _Loop:
         """New thresholds for what decides now and for what would after a rollback."""
         routing = deployments.current(self._conn).routing
         stable = [routing["shadow"]] if routing.get("shadow") else []
-        versions = {int(route["model"]) for route in [*routing["routes"], *stable]}
-        for version in sorted(versions - {self._model_version, *self._run.recalibrated}):
+        in_force = {int(route["model"]): int(route["calibration"]) for route in [*stable, *routing["routes"]]}
+        for version in sorted(in_force.keys() - {self._model_version, *self._run.recalibrated}):
             try:
-                self._recalibrate_one(version)
+                self._recalibrate_one(version, in_force[version])
             except (errors.Refused, errors.InvalidInput) as refusal:
                 self._not_recalibrated[str(version)] = str(refusal)
 
-    def _recalibrate_one(self, version: int) -> None:
+    def _recalibrate_one(self, version: int, calibration: int) -> None:
         known = models_.from_artefact(deployments.load_artefact(self._conn, version))
         learnt_to_ms = known.metadata.get("dataset", {}).get("to_ms") or 0
         part = self._material.calibrate
         unseen = part.where(part.event_time_ms > learnt_to_ms)
         if not unseen.purchased.any():
             raise errors.Refused(f"model {version}: expected clicks with outcomes it was not trained on, got none")
-        self._set_calibration(version, known, unseen, {"recalibrated": True})
+        beside = learn.Beside((version, calibration), known, deployments.load_thresholds(self._conn, calibration))
+        self._set_calibration(version, known, unseen, beside, {"recalibrated": True})
 
-    def _set_calibration(self, version: int, trained: models_.Model, part: Dataset, told: dict[str, Any]) -> None:
+    def _set_calibration(
+        self, version: int, trained: models_.Model, part: Dataset, beside: learn.Beside | None, told: dict[str, Any]
+    ) -> None:
         fpr_max = self._run.started.payload["fpr_max"]
-        _, found = learn.calibrated(trained, part, fpr_max, allocation.DEFAULT_CONFIG)
+        _, found = learn.calibrated(trained, part, fpr_max, allocation.DEFAULT_CONFIG, beside)
         of = {"dataset_position": self._run.done[Step.DATASET].position, **self._mark, **told}
         metadata = {**found.metadata, **of}
         deployments.set_calibration(self._conn, version, found.thresholds, metadata, self._actor, self._reason)

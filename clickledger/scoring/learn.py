@@ -27,6 +27,7 @@ from clickledger.scoring import (
     training,
 )
 from clickledger.scoring import model as models_
+from clickledger.scoring.anchoring import InForce
 from clickledger.scoring.dataset import Assembled, Dataset, Stretch
 from clickledger.scoring.findings import time_text
 from clickledger.scoring.guardrails import Guarding
@@ -55,6 +56,20 @@ class Learned:
     rows: int
     purchases: int
     too_little: tuple[str, ...] = ()  # what could not be judged or promised for want of data, in words
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """The pair in force, as far as a calibration looks at it."""
+
+    versions: tuple[int, int]  # model, calibration
+    model: models_.Model
+    thresholds: Mapping[str, float]
+
+    def of(self, part: Dataset) -> InForce:
+        """What it says of the clicks of a calibration part."""
+        invalid = judged.reaching(self.model.score(part.features), part.slice, self.thresholds)
+        return InForce(invalid, part.human, *self.versions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +185,20 @@ def judge_set(
 
 
 def calibrated(
-    trained: models_.Model, part: Dataset, fpr_max: float | None, config: allocation.CalibrationConfig
+    trained: models_.Model,
+    part: Dataset,
+    fpr_max: float | None,
+    config: allocation.CalibrationConfig,
+    beside: Beside | None = None,
 ) -> tuple[judged.Scores, calibration.Calibration]:
-    """A model's scores of clicks it was not trained on, and the thresholds they give. Raises Refused, see above."""
+    """A model's scores of clicks it was not trained on, and the thresholds they give, `beside` a pair in force.
+
+    Raises Refused, see above.
+    """
     scores = trained.score(part.features)
     hot = judged.hot(part.features, config.session_clicks_max)
     clicks = judged.Judged(scores, part.purchased, hot, part.slice, part.event_time_ms)
-    return scores, calibration.of_clicks(clicks, fpr_max, config)
+    return scores, calibration.of_clicks(clicks, fpr_max, config, beside.of(part) if beside else None)
 
 
 def register(

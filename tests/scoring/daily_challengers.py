@@ -29,10 +29,12 @@ def trained(
     seed: int = 0,
     withheld: Sequence[Stretch] = (),
     config: TrainingConfig = training.DEFAULT_CONFIG,
+    beside: Challenger | None = None,
 ) -> Challenger:
-    """What a training with this label cut-off makes of the last mature days."""
+    """What a training with this label cut-off makes of the last mature days, beside what is in force by then."""
     built = simulated.evidence(source, cutoff_ms, days=days, withheld=withheld).assembled.dataset
     parts = Parts(*learn.split(built))
     model = training.train_network(parts.train, config, seed)
-    _, found = learn.calibrated(model, parts.later, learn.FPR_MAX, allocation.DEFAULT_CONFIG)
+    in_force = beside and learn.Beside((0, 0), beside.judge.model, beside.judge.thresholds)
+    _, found = learn.calibrated(model, parts.later, learn.FPR_MAX, allocation.DEFAULT_CONFIG, in_force)
     return Challenger(Judge(model, found.thresholds), parts)

@@ -107,6 +107,9 @@ def test_a_run_ends_in_shadow_and_puts_nothing_in_force(ledger: database.Connect
     assert now["candidates"] == [{"model": done.model_version, "calibration": done.calibration_version}]
     # What decides and what would after a rollback have new thresholds, which wait for a promotion.
     assert {int(model) for model in result["recalibrated"]} == {1, 2} and result["not_recalibrated"] == {}
+    # What is recalibrated stays near its own thresholds; a network beside a rule is a leap.
+    assert done.started.payload["in_force"] == [2, 2]
+    assert beside_of(ledger, done) == {1: {"model": 1, "calibration": 1}, 2: {"model": 2, "calibration": 2}, 3: None}
     figures = done.done[Step.EVALUATE].payload
     assert figures["models"].keys() == {"network", "logistic_regression"} and figures["held_out"]["purchased"] > 0
     assert figures["beats_baseline"] == (
@@ -118,6 +121,17 @@ def test_a_run_ends_in_shadow_and_puts_nothing_in_force(ledger: database.Connect
     again = run(ledger, plan(NEXT_DAY, done.started.payload["as_of_ms"]))
     assert again.model_version == done.model_version and Step.TRAIN not in again.done
     assert again.calibration_version != done.calibration_version
+
+
+def beside_of(conn: database.Connection, of: Run) -> dict[int, Any]:
+    """What the calibrations of a run stayed near, by model."""
+    entries = [entry.payload for entry in log.read(conn, kinds=["calibration_set"]) if entry.position > of.position]
+    return {each["model_version"]: each["metadata"]["allocation"].get("anchored", {}).get("beside") for each in entries}
+
+
+def test_a_model_of_the_kind_in_force_is_calibrated_near_it(ledger: database.Connection) -> None:
+    done = run(ledger, plan(kind="velocity"))
+    assert beside_of(ledger, done)[done.model_version or 0] == {"model": 2, "calibration": 2}
 
 
 def test_a_refused_run_ends_with_the_refusal_and_the_next_day_starts_afresh(ledger: database.Connection) -> None:

@@ -53,7 +53,7 @@ def test_every_challenger_passes_every_guard_of_behaviour(seed: int, capsys: pyt
     refused: list[str] = []
     for day in range(FIRST_STABLE + STRIDE_DAYS, days + 1, STRIDE_DAYS):
         at_ms = simulated.START_MS + day * DAY_MS
-        challenger = trained(world, at_ms, days=daily.WINDOW_DAYS)
+        challenger = trained(world, at_ms, days=daily.WINDOW_DAYS, beside=stable)
         clicks = simulated.recent(world, at_ms)
         findings = behaviour.beside_stable(challenger.judge, stable.judge, clicks, DEFAULT_LIMITS)
         if (day - FIRST_STABLE) % TWINS_DAYS == 0:
