@@ -16,7 +16,19 @@ import pytest
 import simulated_evidence as simulated
 from daily_challengers import trained
 
-from clickledger.scoring import behaviour, calibration, daily, guardrails, labels, learn, second_training, training
+from clickledger.scoring import (
+    behaviour,
+    calibration,
+    daily,
+    dataset,
+    guardrails,
+    labels,
+    learn,
+    robot_probes,
+    second_training,
+    simulation_probes,
+    training,
+)
 from clickledger.scoring.findings import DAY_MS, DEFAULT_LIMITS, Finding
 from clickledger.scoring.labels import LabelRules
 
@@ -46,7 +58,7 @@ def test_healthy_days_pass_every_guard(seed: int) -> None:
 @pytest.mark.skipif(not WEEKS, reason="a quarter of an hour: make soak-guardrails")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_challenger_passes_every_guard_of_behaviour(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each network beside the one before it; every other week beside the regression and another seed as well."""
+    """Each network beside the one before it, and calibrated so; every other week the other two guards as well."""
     days = FIRST_STABLE + WEEKS * 7
     world = simulated.world(CHALLENGED_CLICKS_A_DAY * days, days, seed)
     stable = trained(world, simulated.START_MS + FIRST_STABLE * DAY_MS, days=daily.WINDOW_DAYS)
@@ -75,6 +87,31 @@ def _told(seed: int, day: int, findings: list[Finding]) -> str:
         for name, figures in found.figures.get("slices", {}).items():
             lines.append(f"    {name}: {figures['clicks']} clicks, {figures['stable']:.4f} {figures['challenger']:.4f}")
     return "\n".join(lines)
+
+
+@pytest.mark.skipif(not WEEKS, reason="minutes: make soak-guardrails")
+@pytest.mark.parametrize("hours", [(18, 24), (0, 6)])
+def test_thresholds_near_those_in_force_do_not_hide_missing_labels(
+    hours: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A calibration holds the rates of slices; whom they withhold, and when, is the model's, and two guards see it."""
+    days = FIRST_STABLE + 7
+    world = simulated.world(CHALLENGED_CLICKS_A_DAY * days, days)
+    at_ms = simulated.START_MS + days * DAY_MS
+    stable = trained(world, at_ms - 7 * DAY_MS, days=daily.WINDOW_DAYS)
+    outage = dataset.hours_of_each_day(*hours, simulated.START_MS, at_ms)
+    challenger = trained(world, at_ms, days=daily.WINDOW_DAYS, withheld=outage, beside=stable)
+    clicks = simulated.recent(world, at_ms)
+    findings = behaviour.beside_stable(challenger.judge, stable.judge, clicks, DEFAULT_LIMITS)
+    with capsys.disabled():
+        print(_told(1, days, findings), flush=True)
+    refused = {finding.guard: finding for finding in findings if not finding.passed}
+    assert refused.keys() >= {"known_customers", "hourly_range"}
+
+
+@pytest.mark.skipif(not WEEKS, reason="a minute: make soak-guardrails")
+def test_known_robots_are_the_ones_the_simulator_makes() -> None:
+    assert simulation_probes.make() == robot_probes.FILE.read_bytes()
 
 
 @pytest.mark.skipif(not WEEKS, reason="minutes: make soak-guardrails")
