@@ -83,6 +83,7 @@ def _calibration(entry: Entry) -> dict[str, Any]:
         **_signed(entry),
         "thresholds": payload["thresholds"],
         "recalibrated": recalibrated,
+        "anchored": metadata.get("allocation", {}).get("anchored"),
         **told,
     }
 
@@ -143,6 +144,11 @@ def _tell_calibration(calibration: Mapping[str, Any]) -> None:
         for name, own in (slices or {name: {} for name in thresholds}).items()
     ]  # fmt: skip
     output.rows(title, ("slice", "threshold", "clicks", "purchases", "IVR", "FPR"), lines)
+    anchored = calibration["anchored"] or {}
+    for name, held in anchored.get("slices", {}).items():
+        beside = f"model {anchored['beside']['model']} with calibration {anchored['beside']['calibration']}"
+        why = f"let go: {held['kept']}" if held["kept"] else f"held at {share(held['rate'])}"
+        output.say(f"{name}: IVR {share(held['in_force'])} by {beside}, wanted {share(held['wanted'])}, {why}")
 
 
 def share(value: float | None) -> str:
