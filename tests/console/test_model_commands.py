@@ -118,6 +118,8 @@ def test_aliases_have_a_history_and_are_told_as_of_any_position(ledger: database
 
 
 def test_a_model_is_shown_with_all_that_the_log_says_of_it(ledger: database.Connection, command: Command) -> None:
+    harsh = deployments.set_calibration(ledger, 2, {"*": -1.0}, {}, "tests")  # whoever clicks half as often
+    deploy(ledger, (2, harsh), (1, 1))
     command("model", "daily")
     answer = command("model", "show", 3)
     card = answer.fields
@@ -128,10 +130,14 @@ def test_a_model_is_shown_with_all_that_the_log_says_of_it(ledger: database.Conn
     assert "*" in calibration["thresholds"] and calibration["slices"]["app/in"]["clicks"] > 0
     [evaluated] = card["evaluations"]
     assert evaluated["models"].keys() == {"network", "logistic_regression"}
-    assert [(d["alias"], d["became"]) for d in card["deployments"]] == [("candidate", [pair(3, 3)])]
+    assert [(d["alias"], d["became"]) for d in card["deployments"]] == [("candidate", [pair(3, 4)])]
     assert card["digest"] in answer.said and "candidate" in answer.said
-    live = command("model", "show", 2).fields
-    assert [c["recalibrated"] for c in live["calibrations"]] == [False, True]
+    answer = command("model", "show", 2)
+    *first, newest = answer.fields["calibrations"]
+    assert [(each["recalibrated"], each["anchored"]) for each in first] == [(False, None), (False, None)]
+    assert newest["recalibrated"] and newest["anchored"]["beside"] == pair(2, harsh) and newest["anchored"]["slices"]
+    for name, held in newest["anchored"]["slices"].items():
+        assert f"{name}: IVR {held['in_force']:.4f} by model 2 with calibration {harsh}" in answer.said
     assert command("model", "show", 99).code == 2
 
 
