@@ -112,11 +112,11 @@ def test_human_clicks_hold_a_slice_whose_robots_hide_what_happens_to_them() -> N
     clicks = draw(5, 40_000)
     made = calibration.of_clicks(clicks, 0.05).thresholds
     before = in_force(clicks, {name: limit + 0.5 for name, limit in made.items()})
-    near = calibration.of_clicks(clicks, 0.05, DEFAULT_CONFIG, before)
+    near = calibration.of_clicks(clicks, 0.05, FEW, before)
     for name in np.unique(clicks.slice).tolist():
         people = (clicks.slice == name) & clicks.purchased
         lost = clicks.invalid(near.thresholds)[people].mean() - before.invalid[people].mean()
-        assert np.count_nonzero(people) >= DEFAULT_CONFIG.step_humans_min and lost <= 0.003
+        assert np.count_nonzero(people) >= FEW.step_humans_min and lost <= 0.003
 
 
 def test_a_slice_that_has_shown_no_robots_keeps_a_margin_from_its_ceiling() -> None:
