@@ -10,6 +10,7 @@ Errors are `{"error": text}`. 503 carries Retry-After and means: nothing was ref
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -30,19 +31,24 @@ from clickledger.console.answering import Answering
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, NotFound, Refused, Unavailable
 from clickledger.ledger import billing, database, departed
 from clickledger.ledger.rights import Role
-from clickledger.scoring import heartbeat, intake, stream
+from clickledger.scoring import facts, heartbeat, intake, stream
 from clickledger.scoring.click import Click
 from clickledger.scoring.intake import RejectedClick
 from clickledger.scoring.intake_fields import Bounds
+from clickledger.scoring.networks import NO_FACTS
 from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.stream import Answer
 from clickledger.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 CLICKS_MAX = 1000  # in one request
 ENTRIES_MAX = 10_000  # in one answer
 BODY_BYTES_MAX = 8 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1
-ROLE = Role.BILLING_READER  # clicks go to the stream; what is read is decisions and money
+FOLLOW_SECONDS = 0.5  # how often it asks for the table of facts in force
+FOLLOW_TIMEOUT_SECONDS = 5.0
+ROLE = Role.BILLING_READER  # clicks go to the stream; what is read is decisions, money, and the table of facts
 STATUS = ((InvalidInput, 422), (NotFound, 404), (Refused, 403), (Conflict, 409), (Unavailable, 503))
 SELECT_DECISION = "SELECT * FROM decision_of(%s)"
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -60,6 +66,21 @@ class _State:
             str(settings.database_url), application_name="clickledger api", min_size=0, role=ROLE
         )
         self.redis_url = str(settings.redis_url)
+        self.facts = NO_FACTS
+
+    def follow_facts(self) -> None:
+        """Look addresses up in the table that the deployment names. Where the database is away, the last one stays."""
+        try:
+            with self.pool.connection(timeout=FOLLOW_TIMEOUT_SECONDS) as conn:
+                self.facts = facts.in_force(conn, self.facts)
+        except ClickledgerError as error:
+            logger.warning("table of facts, version %d stays: %s", self.facts.version, error)
+
+    async def follow_facts_for_ever(self) -> None:
+        """Follow the deployment: the flags of clicks in between have no value, since they name the other version."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.to_thread(self.follow_facts)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -70,9 +91,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state = _State(services.attach(settings or settings_.load()))
         running.state.held = state
         state.answering.start()
+        await asyncio.to_thread(state.follow_facts)
+        following = asyncio.create_task(state.follow_facts_for_ever())
         try:
             yield
         finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
             await state.answering.close()
             state.pool.close()
 
@@ -193,7 +219,9 @@ def _parse(rows: list[bytes], state: _State) -> tuple[dict[int, Click], list[dic
     good, rejected = {}, []
     for index, row in enumerate(rows):
         try:
-            good[index] = intake.parse_ndjson_line(row, state.pseudonyms, now_ms=now_ms, bounds=state.bounds)
+            good[index] = intake.parse_ndjson_line(
+                row, state.pseudonyms, now_ms=now_ms, bounds=state.bounds, facts=state.facts
+            )
         except RejectedClick as error:
             what = {"field": error.field, "expected": error.expected, "got": error.got}
             rejected.append({"index": index, **what})
@@ -227,7 +255,7 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     status = next((number for kind, number in STATUS if isinstance(error, kind)), 500)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
     if status == 500:
-        logging.getLogger(__name__).error("%s: %s", type(error).__name__, error)
+        logger.error("%s: %s", type(error).__name__, error)
     return JSONResponse({"error": str(error)}, status, headers)
 
 

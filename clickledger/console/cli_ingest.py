@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -17,6 +19,7 @@ from clickledger.console import cli_services, output
 if TYPE_CHECKING:
     from clickledger.scoring.click import Click
     from clickledger.scoring.intake import Intake
+    from clickledger.scoring.networks import AddressFacts
     from clickledger.scoring.stream import Answer
     from clickledger.settings import Settings
 
@@ -80,11 +83,13 @@ def ingest(
     """
     settings = cli_services.load(folder)
     started = time.monotonic()
-    intake = _read(file, file_format, settings, cpc_micros, source)
+    known = _facts_if_up(settings)
+    read = partial(_read, file, file_format, settings, cpc_micros, source)
+    intake = read(known)
     if outcomes_file is not None:
         _read_outcomes(outcomes_file, intake, settings, source)
     report_rejected(intake, as_json)
-    tally, outcomes = decide_clicks(settings, intake)
+    tally, outcomes = decide_clicks(settings, intake, known, read)
     _report_conflicts(tally, as_json)
     fields = _summary(intake, tally, outcomes, time.monotonic() - started)
     _say(file, fields)
@@ -94,8 +99,33 @@ def ingest(
         raise typer.Exit(1)
 
 
+def _facts_if_up(settings: Settings) -> AddressFacts:
+    """The table of facts in force, where servers are up already: what they say once they are is what counts."""
+    from clickledger.console import services  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.errors import ClickledgerError  # noqa: PLC0415 - as above
+    from clickledger.scoring.networks import NO_FACTS  # noqa: PLC0415 - as above
+
+    try:
+        return _facts_in_force(services.attach(settings), NO_FACTS)
+    except ClickledgerError:
+        return NO_FACTS
+
+
+def _facts_in_force(attached: Settings, held: AddressFacts) -> AddressFacts:
+    from clickledger.ledger import database, rights  # noqa: PLC0415 - imported only by the command that needs it
+    from clickledger.scoring import facts  # noqa: PLC0415 - as above
+
+    with database.connect(str(attached.database_url), role=rights.Role.INGESTER) as conn:
+        return facts.in_force(conn, held)
+
+
 def _read(
-    file: Path, file_format: FileFormat, settings: Settings, cpc_micros: int | None, source: str | None
+    file: Path,
+    file_format: FileFormat,
+    settings: Settings,
+    cpc_micros: int | None,
+    source: str | None,
+    facts: AddressFacts,
 ) -> Intake:
     from clickledger.console import intake_settings  # noqa: PLC0415 - imported only by the command that needs it
     from clickledger.scoring import intake  # noqa: PLC0415 - imported only by the command that needs it
@@ -117,6 +147,7 @@ def _read(
             cpc_micros=cpc_micros,
             bounds=intake_settings.bounds(settings),
             progress=progress,
+            facts=facts,
         )
 
 
@@ -145,8 +176,13 @@ def report_rejected(intake: Intake, as_json: bool) -> None:
         output.say(f"... and {more} more rejected rows (all with --json)")
 
 
-def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
-    """Have the clicks decided and append the outcomes; starts servers and a worker where none are up."""
+def decide_clicks(
+    settings: Settings, intake: Intake, known: AddressFacts, read: Callable[[AddressFacts], Intake]
+) -> tuple[Tally, Any]:
+    """Have the clicks decided and append the outcomes; starts servers and a worker where none are up.
+
+    Clicks that were read with another table of facts than is in force are read again.
+    """
     from clickledger.console import temporary  # noqa: PLC0415 - imported only by the command that needs it
     from clickledger.ledger import database, outcomes, rights  # noqa: PLC0415 - imported only by the command that needs it
     from clickledger.scoring import exchange  # noqa: PLC0415 - imported only by the command that needs it
@@ -155,9 +191,11 @@ def decide_clicks(settings: Settings, intake: Intake) -> tuple[Tally, Any]:
     if not intake.clicks:
         return tally, None
     with temporary.scoring(settings) as attached:
-        with output.progress("deciding (clicks)", len(intake.clicks)) as steps:
-            for index, answer in exchange.decide_all(str(attached.redis_url), intake.clicks):
-                tally.add(intake.clicks[index], answer)
+        facts = _facts_in_force(attached, known)
+        clicks = intake.clicks if facts.version == known.version else read(facts).clicks
+        with output.progress("deciding (clicks)", len(clicks)) as steps:
+            for index, answer in exchange.decide_all(str(attached.redis_url), clicks):
+                tally.add(clicks[index], answer)
                 steps.advance()
         if not intake.outcomes:
             return tally, None

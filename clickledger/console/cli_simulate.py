@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,10 @@ def simulate(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="Who made each click. Keep it from whatever learns.")
     ] = None,
+    networks: Annotated[
+        Path | None,
+        typer.Option("--networks", help="The world's data centres, for `clickledger facts set`; a new file."),
+    ] = None,
     send: Annotated[bool, typer.Option("--send", help="Send the clicks to the running ledger instead.")] = False,
     rate: Annotated[
         str | None,
@@ -64,14 +69,14 @@ def simulate(
     """
     from clickledger.scoring.simulation_days import Run  # noqa: PLC0415 - numpy and SciPy, for this command only
 
-    _check(file, outcomes, truth, send, rate, start)
+    _check(file, {"--outcomes": outcomes, "--truth": truth, "--networks": networks}, send, rate, start)
     config = _config(clicks, days, seed, _start_ms(start), fault or [])
     began = time.monotonic()
     fields = _described(config)
     if send:
         fields |= _send(load(folder), Run(config), rate, start == NOW)
     else:
-        fields |= _write(Run(config), Path(str(file)), outcomes, truth)
+        fields |= _write(Run(config), Path(str(file)), outcomes, truth, networks)
     fields["seconds"] = round(time.monotonic() - began, 3)
     if as_json:
         output.result(fields)
@@ -79,14 +84,12 @@ def simulate(
         raise typer.Exit(1)
 
 
-def _check(
-    file: Path | None, outcomes: Path | None, truth: Path | None, send: bool, rate: str | None, start: str
-) -> None:
+def _check(file: Path | None, beside: Mapping[str, Path | None], send: bool, rate: str | None, start: str) -> None:
     """Raises InvalidInput for options that do not go together."""
     if send == (file is not None):
         raise InvalidInput(f"expected one of FILE and --send, got {'both' if send else 'neither'}")
-    if send and (outcomes or truth):
-        raise InvalidInput("expected --outcomes and --truth with FILE, got them with --send")
+    if send and any(beside.values()):
+        raise InvalidInput(f"expected {', '.join(beside)} with FILE, got them with --send")
     if not send and rate is not None:
         raise InvalidInput(f"rate: expected one with --send only, got {rate}")
     if not send and start == NOW:
@@ -126,20 +129,23 @@ def _described(config: SimulationConfig) -> dict[str, Any]:
     }
 
 
-def _write(run: Run, file: Path, outcomes: Path | None, truth: Path | None) -> dict[str, Any]:
+def _write(run: Run, file: Path, outcomes: Path | None, truth: Path | None, networks: Path | None) -> dict[str, Any]:
     from clickledger.console import simulated_files  # noqa: PLC0415 - imported only by the command that needs it
 
     bought = outcomes or file.with_name(f"{file.stem}.outcomes{file.suffix}")
     with output.progress("simulating (clicks)", run.config.clicks) as steps:
-        written = simulated_files.write(run, file, bought, truth, steps.advance)
+        written = simulated_files.write(run, file, bought, truth, steps.advance, networks)
     output.say(
         f"{file}: {written.clicks:,} clicks, {written.repeats:,} of them sent again; "
         f"{bought}: {written.outcomes:,} purchases"
     )
     for kind, count in written.kinds.items():
         output.say(f"  {kind}: {count:,}")
+    if networks is not None:
+        output.say(f"{networks}: {written.networks:,} networks of data centres")
+        output.hint(f"clickledger facts set data_centre_networks {networks} --reason WHY")
     output.hint(f"clickledger ingest {file} --outcomes {bought}")
-    files = {"file": file, "outcomes_file": bought, "truth_file": truth}
+    files = {"file": file, "outcomes_file": bought, "truth_file": truth, "networks_file": networks}
     counts = {"clicks": written.clicks, "repeats": written.repeats, "outcomes": written.outcomes}
     return {**files, **counts, **({"kinds": dict(written.kinds)} if truth else {})}
 

@@ -135,7 +135,7 @@ def deploy(
 
     with ledger(folder) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
-        shadowing.require_fed(conn, {"routes": [{"model": model}], "shadow": None})
+        shadowing.require_model_fed(conn, model)
         epoch = deployments.promote(conn, model, chosen, actor, reason, {"unguarded": True})
         watched = _watched(conn)
     output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides; it passed no guard{watched}")

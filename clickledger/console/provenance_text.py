@@ -41,7 +41,7 @@ def features_of(click: dict[str, Any]) -> dict[str, int]:
 
 def _named(snapshot: bytes, schema: int) -> dict[str, int]:
     row = feature_spec.unpack_snapshots([bytes(snapshot)], schema)[0]
-    return dict(zip(feature_spec.FEATURES, row.tolist(), strict=True))
+    return dict(zip(feature_spec.SCHEMAS[schema], row.tolist(), strict=True))
 
 
 def recounted(story: Story) -> dict[int, dict[str, int]]:

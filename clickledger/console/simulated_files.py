@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 
 from clickledger.errors import InvalidInput, Refused
-from clickledger.scoring import simulation_days
+from clickledger.scoring import simulation_days, simulation_networks
 from clickledger.scoring.simulation_days import DAY_MS, Day, Run
+from clickledger.scoring.simulation_networks import Places
 from clickledger.scoring.simulation_truth import KINDS
 
 _ENCODER = msgspec.json.Encoder()
@@ -33,13 +34,21 @@ class Written:
     repeats: int = 0
     outcomes: int = 0
     kinds: Counter[str] = field(default_factory=Counter)  # empty without a file of truths
+    networks: int = 0  # of data centres, in the table that was asked for
 
 
-def write(run: Run, clicks: Path, outcomes: Path, truth: Path | None, advance: Callable[[int], None]) -> Written:
+def write(
+    run: Run,
+    clicks: Path,
+    outcomes: Path,
+    truth: Path | None,
+    advance: Callable[[int], None],
+    networks: Path | None = None,
+) -> Written:
     """Write a run. Raises Refused for a file that exists, InvalidInput for one that cannot be written."""
-    written = Written()
-    with new_files([clicks, outcomes, *([truth] if truth else [])]) as files:
-        days = _noting(iter(run), files[2] if truth else None, written)
+    written, places = Written(), Places(run.config.seed, run.gateways)
+    with new_files([clicks, outcomes, *(path for path in (truth, networks) if path)]) as files:
+        days = _noting(_placing(iter(run), places), files[2] if truth else None, written)
         pending: list[dict[str, Any]] = []
         for day in simulation_days.as_sent(days):
             _lines(files[0], day.traffic.raw_clicks())
@@ -49,6 +58,10 @@ def write(run: Run, clicks: Path, outcomes: Path, truth: Path | None, advance: C
             pending = _told(files[1], pending, day.traffic.config.start_ms + DAY_MS)
             advance(len(day.traffic))
         _lines(files[1], iter(sorted(pending, key=_when)))
+        if networks is not None:
+            lines = places.lines()
+            files[-1].write(simulation_networks.content(lines))
+            written.networks = len(lines)
     written.repeats += written.clicks
     return written
 
@@ -77,6 +90,12 @@ def _new(path: Path) -> IO[bytes]:
         raise Refused(f"{path}: expected a new file, got one that exists; nothing was written") from None
     except OSError as error:
         raise InvalidInput(f"{path}: expected a file that can be written, got: {error.strerror}") from error
+
+
+def _placing(days: Iterator[Day], places: Places) -> Iterator[Day]:
+    for day in days:
+        places.add(day.traffic, day.truth)
+        yield day
 
 
 def _noting(days: Iterator[Day], file: IO[bytes] | None, written: Written) -> Iterator[Day]:

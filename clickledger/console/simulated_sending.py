@@ -13,8 +13,9 @@ from clickledger.errors import InvalidInput
 from clickledger.ledger import database, outcomes
 from clickledger.ledger.outcomes import Outcome
 from clickledger.ledger.rights import Role
-from clickledger.scoring import exchange, feature_spec, simulation_days
+from clickledger.scoring import exchange, facts, feature_spec, simulation_days
 from clickledger.scoring.click import Click
+from clickledger.scoring.networks import NO_FACTS
 from clickledger.scoring.simulation_days import Run
 from clickledger.settings import Settings
 
@@ -63,9 +64,10 @@ def send(settings: Settings, run: Run, rate: Rate, advance: Callable[[int], None
     sent, began, number = Sent(), time.monotonic(), 0
     pseudonyms = intake_settings.pseudonyms(settings)
     with database.connect(str(settings.database_url), application_name="simulate", role=Role.INGESTER) as conn:
-        labels = _Labels(conn, run.config.start_ms, sent)
+        labels, looked_up = _Labels(conn, run.config.start_ms, sent), NO_FACTS
         for day in simulation_days.as_sent(iter(run)):
-            clicks = day.traffic.to_clicks(pseudonyms)
+            looked_up = facts.in_force(conn, looked_up)
+            clicks = day.traffic.to_clicks(pseudonyms, facts=looked_up)
             labels.pending += day.traffic.to_outcomes(clicks)
             times = (day.traffic.sent_at_ms - run.config.start_ms).tolist()
             due = [began + rate.due_s(number + place, since_ms) for place, since_ms in enumerate(times)]

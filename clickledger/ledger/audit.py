@@ -49,11 +49,17 @@ COUNT_WORK = """
             WHERE position >= %(lo)s AND position < %(hi)s),
            (SELECT coalesce(sum(row_count), 0)::bigint FROM replay_chunks WHERE status = 'done')"""
 SELECT_FALSE_ARTEFACTS = """
+    WITH facts AS (
+        SELECT position, decode(payload::json->>'digest', 'hex') AS digest FROM log WHERE kind = 'fact_table_set')
     SELECT 'model ' || m.model_version || ': its artefact is not the one that was registered'
     FROM models m LEFT JOIN artefacts a USING (digest) WHERE a.content IS NULL OR sha256(a.content) <> m.digest
     UNION ALL
-    SELECT 'artefact ' || encode(a.digest, 'hex') || ': expected the model it belongs to, got none'
+    SELECT 'table of facts ' || t.position || ': its content is not the one that was registered'
+    FROM facts t LEFT JOIN artefacts a USING (digest) WHERE a.content IS NULL OR sha256(a.content) <> t.digest
+    UNION ALL
+    SELECT 'artefact ' || encode(a.digest, 'hex') || ': expected the model or table it belongs to, got none'
     FROM artefacts a WHERE NOT EXISTS (SELECT FROM models m WHERE m.digest = a.digest)
+                       AND NOT EXISTS (SELECT FROM facts t WHERE t.digest = a.digest)
     UNION ALL
     SELECT 'artefact ' || encode(a.digest, 'hex') || ': it is there more than once' FROM artefacts a
     GROUP BY a.digest HAVING count(*) > 1

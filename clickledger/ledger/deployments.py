@@ -4,6 +4,8 @@ Invariants:
 - a deployment is the whole routing table under one epoch, and epochs only grow;
 - beside the routes, which decide, it names the `shadow`, the stable model that the detector compares with, and may name
   `candidates`, further models that run in shadow; what runs in shadow decides nothing and is never revoked;
+- it may name the version of the table of facts that snapshots are recorded with (`fact_tables`), which no change of
+  models changes;
 - a rollback revokes every epoch that routes to the bad model, in the entry that deploys the replacement: once it
   commits, no decision of that model can be appended.
 """
@@ -20,9 +22,10 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import canonical, database, log
+from clickledger.ledger import canonical, database, fact_tables, log
 
 Routing = dict[str, Any]
+FACTS_VERSION = "facts_version"  # of a routing: a version of `fact_tables`; 0 or absent for none
 
 SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
@@ -263,7 +266,7 @@ def _beside(before: Routing, table: Routing, model_version: int, calibration_ver
         stable = shadow["model"], shadow["calibration"]
     kept = {"model": stable[0], "calibration": stable[1]} if stable else None
     others = [route for route in candidates_without(before, model_version) if route != kept]
-    return with_candidates({**table, "shadow": kept}, others)
+    return with_facts(with_candidates({**table, "shadow": kept}, others), facts_version(before))
 
 
 def roll_back(
@@ -340,6 +343,8 @@ def _check_routing(writer: log.Writer, routing: Routing) -> None:
         raise errors.InvalidInput(f"routing: expected a list of routes, got {routes!r}")
     if not isinstance(routing.get("candidates", []), list):
         raise errors.InvalidInput(f"routing: expected a list of candidates, got {routing['candidates']!r}")
+    if version := facts_version(routing):
+        fact_tables.require(writer, version)
     beside = in_shadow(routing)
     if any(route in beside[:i] for i, route in enumerate(beside)):
         raise errors.InvalidInput(f"routing: expected each model and calibration in shadow once, got {beside!r}")
@@ -373,6 +378,19 @@ def with_candidates(routing: Routing, candidates: list[dict[str, Any]]) -> Routi
     """A routing table with these candidates in place of its own; without any it does not mention them."""
     others = {name: value for name, value in routing.items() if name != "candidates"}
     return {**others, "candidates": candidates} if candidates else others
+
+
+def facts_version(routing: Routing) -> int:
+    """The table of facts that snapshots are recorded with under a routing; 0 for none."""
+    return int(routing.get(FACTS_VERSION) or 0)
+
+
+def with_facts(routing: Routing, version: int) -> Routing:
+    """A routing table with this table of facts in place of its own; without any (0) it does not mention one."""
+    if facts_version(routing) == version:
+        return routing
+    others = {name: value for name, value in routing.items() if name != FACTS_VERSION}
+    return {**others, FACTS_VERSION: version} if version else others
 
 
 def _require_live(epoch: int, routing: Routing, model_version: int) -> None:

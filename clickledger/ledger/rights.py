@@ -34,6 +34,7 @@ Roles = tuple[Role, ...]
 _READERS: Roles = (Role.REPLAYER, Role.AUDITOR_READER)
 _MONEY: Roles = (*_READERS, Role.BILLING_READER)
 _SCORING: Roles = (*_READERS, Role.SCORER)
+_INTAKE: Roles = (Role.INGESTER, Role.BILLING_READER)  # the API too takes clicks in: which table of facts is in force
 _WRITERS: Roles = (Role.INGESTER, Role.SCORER, Role.REPLAYER)
 _REPLAYER: Roles = (Role.REPLAYER,)
 
@@ -71,7 +72,7 @@ RELATIONS: Mapping[str, Relation] = {
     "run_features": Relation(select=_READERS, insert=_REPLAYER),
     "outcomes": Relation(select=(*_READERS, Role.INGESTER), insert=(Role.INGESTER,)),
     "conflicts": Relation(select=_SCORING, insert=(Role.SCORER,)),
-    "artefacts": Relation(select=_SCORING, insert=_REPLAYER),
+    "artefacts": Relation(select=(*_SCORING, *_INTAKE), insert=_REPLAYER),
     "comparisons": Relation(select=_MONEY, insert=_REPLAYER),
     "comparison_totals": Relation(select=_MONEY, insert=_REPLAYER),
     "adjustments": Relation(select=_MONEY, insert=_REPLAYER),
@@ -87,7 +88,9 @@ RELATIONS: Mapping[str, Relation] = {
     "detached_days": Relation(select=(*_MONEY, Role.SCORER)),
     "models": Relation(select=_SCORING, insert=_REPLAYER),
     "calibrations": Relation(select=_SCORING, insert=_REPLAYER),
-    "deployments": Relation(select=_SCORING, insert=_REPLAYER, update=_updated("to_position", "revoked_position")),
+    "deployments": Relation(
+        select=(*_SCORING, *_INTAKE), insert=_REPLAYER, update=_updated("to_position", "revoked_position")
+    ),
     "counter_epochs": Relation(select=_SCORING, insert=(Role.SCORER,)),
     "incidents": Relation(select=_READERS, insert=_REPLAYER, update=_updated("status", "run_id", "updated_position")),
     "billing_periods": Relation(select=_MONEY, insert=_REPLAYER),
@@ -164,6 +167,7 @@ TYPES = ("verdict", "decided_click")
 ENTRIES: Mapping[str, Roles] = {
     "model_registered": _REPLAYER,
     "calibration_set": _REPLAYER,
+    "fact_table_set": _REPLAYER,
     "dataset_built": _REPLAYER,
     "guardrails_passed": _REPLAYER,
     "guardrail_refused": _REPLAYER,

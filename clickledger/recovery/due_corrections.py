@@ -160,26 +160,38 @@ def decided(conn: database.Connection, clicks: Sequence[Undecided]) -> list[Corr
     uncounted = {c.click_id for c in clicks if c.reason in COUNTING_REASONS}
     again = recounting.count_in_time(conn, [uuid.UUID(bytes=click_id) for click_id in uncounted])
     without = uncounted - again.keys()
-    able = [c for c in clicks if c.feature_schema == feature_spec.SCHEMA_VERSION and c.click_id not in without]
+    able = [c for c in clicks if c.feature_schema in feature_spec.SCHEMAS and c.click_id not in without]
     routing = deployments.current(conn).routing
     versions = decide.route(routing, [c.slice for c in able], [c.user_key for c in able])
     judges = redecide.Judges(conn)
     corrections: list[Correction] = []
     for pair in sorted(set(versions)):
-        routed = [c for c, chosen in zip(able, versions, strict=True) if chosen == pair]
-        corrections += _judged(routed, again, pair, judges.of(pair))
+        judge = judges.of(pair)
+        routed = [
+            c
+            for c, chosen in zip(able, versions, strict=True)
+            if chosen == pair and feature_spec.feeds(c.feature_schema, judge.model.feature_schema)
+        ]
+        corrections += _judged(routed, again, pair, judge)
     return corrections
 
 
 def _judged(
     clicks: Sequence[Undecided], again: Mapping[bytes, bytes], versions: redecide.Versions, judge: redecide.Judge
 ) -> Iterator[Correction]:
-    features = feature_spec.unpack_snapshots([again.get(c.click_id, c.features) for c in clicks])
+    schema, snapshots = judge.model.feature_schema, [_snapshot(c, again) for c in clicks]
+    cut = [feature_spec.cut_snapshot(s, c.feature_schema, schema) for s, c in zip(snapshots, clicks, strict=True)]
+    features = feature_spec.unpack_snapshots(cut, schema)
     made = decide.decide(features, [c.slice for c in clicks], [""] * len(clicks), judge.model, judge.thresholds)
     for i, click in enumerate(clicks):
         how = ", counted as if it had come in time" if click.click_id in again else ""
         numbers = (float(made.score[i]), float(made.threshold[i]))
         yield Correction(click.click_id, made.verdict[i], f"was undecided: {click.reason}{how}", *numbers, *versions)
+
+
+def _snapshot(click: Undecided, again: Mapping[bytes, bytes]) -> bytes:
+    counted = again.get(click.click_id)
+    return click.features if counted is None else feature_spec.with_facts_of(counted, click.features)
 
 
 def _bought(conn: database.Connection, lo: int, hi: int, found: Look) -> list[Correction]:

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, authority_map, canonical, database, runs
+from clickledger.ledger import authority, authority_map, canonical, database, deployments, runs
 from clickledger.recovery import block_ranges, redecide, sampling
 from clickledger.recovery.plans import Plan
 from clickledger.recovery.sampling import Estimate, Interval
 from clickledger.scoring import decide, feature_spec, rescore
+from clickledger.scoring import model as models_
 
 SAMPLE_UNITS, SAMPLE_UNIT_CLICKS = 40, 500  # runs of neighbouring batches: reading one costs little more than one batch
 RECOUNTED_UNITS = 4  # each reads the clicks of the longest window before it
@@ -25,7 +26,7 @@ SELECT_LOGGED = """
     WHERE position >= %s AND position < %s AND kind = 'clicks_decided'"""
 COUNT_UNDECIDABLE = """
     SELECT feature_schema, count(*) FROM clicks
-    WHERE log_position >= {lo} AND log_position < {hi} AND feature_schema <> {schema} GROUP BY 1 ORDER BY 1"""
+    WHERE log_position >= {lo} AND log_position < {hi} AND feature_schema NOT IN ({fed}) GROUP BY 1 ORDER BY 1"""
 COUNT_UNCOUNTED = """
     SELECT reason, count(*) FROM decisions
     WHERE log_position >= {lo} AND log_position < {hi} AND verdict = 'undecided' AND reason = ANY (%s)
@@ -140,14 +141,25 @@ def _verdicts_in_force(
 
 def _not_replayed(conn: database.Connection, plan: Plan) -> dict[str, int]:
     """Clicks of the range that keep the decision they have, by why."""
-    bounds = {"lo": int(plan.lo), "hi": int(plan.hi), "schema": feature_spec.SCHEMA_VERSION}
+    bounds = {"lo": int(plan.lo), "hi": int(plan.hi), "fed": ", ".join(map(str, _feeding(conn, plan)))}
     by_schema = conn.execute(COUNT_UNDECIDABLE.format(**bounds).encode()).fetchall()
     counting = list(rescore.COUNTING_REASONS)
     uncounted = conn.execute(COUNT_UNCOUNTED.format(**bounds).encode(), (counting,)).fetchall()
     [(logged,)] = conn.execute(SELECT_LOGGED, (plan.lo, plan.hi)).fetchall()
-    found = {f"{redecide.UNKNOWN_SCHEMA} {schema}": count for schema, count in by_schema}
+    found = {f"{_unread(schema)} {schema}": count for schema, count in by_schema}
     found |= {f"{decide.UNDECIDED}: {reason}": count for reason, count in uncounted}
     return found | ({LEFT: logged - plan.row_count} if logged > plan.row_count else {})
+
+
+def _feeding(conn: database.Connection, plan: Plan) -> list[int]:
+    """The schemas of the snapshots that the plan's model reads; each model reads what it decided by itself."""
+    if plan.model_version == runs.OWN:
+        return list(feature_spec.SCHEMAS)
+    return feature_spec.feeding(models_.schema_of(deployments.load_artefact(conn, plan.model_version)))
+
+
+def _unread(schema: int) -> str:
+    return redecide.SHORT_SNAPSHOT if schema in feature_spec.SCHEMAS else redecide.UNKNOWN_SCHEMA
 
 
 def _finite(value: Any) -> Any:

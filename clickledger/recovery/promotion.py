@@ -109,7 +109,7 @@ def _stated(
     name, decides = _name(pair), _pairs(seen.routing)
     if decides == {pair}:
         raise errors.Refused(f"{name} decides for all users already, epoch {seen.epoch}")
-    shadowing.require_fed(conn, {"routes": [{"model": pair[0]}], "shadow": None})
+    shadowing.require_model_fed(conn, pair[0])
     if not decides:
         raise errors.Refused(f"{name}: nothing is deployed to promote it beside: clickledger model deploy --unguarded")
     clearance = behaviour.require_cleared(conn, pair, deployments.stable_beside(seen.routing, *pair), actor=actor)

@@ -30,7 +30,7 @@ ORDER_LOST = "counting_order_lost"  # its number is also another click's: nobody
 RECORDS_MAX = 1_000_000  # about 300 bytes each while they are counted again
 SELECT_ASKED = """
     SELECT uuid_send(click_id), seq, uuid_send(user_key), uuid_send(ip_key) FROM clicks
-    WHERE log_position >= {lo} AND log_position < {hi} AND seq > 0 AND feature_schema = {schema}"""
+    WHERE log_position >= {lo} AND log_position < {hi} AND seq > 0 AND feature_schema IN ({schemas})"""
 _WINDOW = "click_id >= '{first}' AND click_id < '{end}' AND seq > 0 AND seq <= {last_seq}"
 SELECT_CLOCK = f"SELECT seq, click_id FROM clicks WHERE {_WINDOW}"
 _RELATED = f"FROM clicks WHERE {_WINDOW} AND (user_key = ANY (%(user_key)s) OR ip_key = ANY (%(ip_key)s))"
@@ -106,9 +106,10 @@ class _Clock:
 def recount(conn: database.Connection, lo: int, hi: int, wanted: Sequence[bytes]) -> Recounted:
     """Count the wanted clicks of log positions [lo, hi) again, those that were counted at all.
 
+    What comes out is what counters give: facts are taken from the recorded snapshot (`feature_spec.with_facts_of`).
     Raises Refused when a day that their windows reach into is not in the ledger any more.
     """
-    query = SELECT_ASKED.format(lo=int(lo), hi=int(hi), schema=feature_spec.SCHEMA_VERSION)
+    query = SELECT_ASKED.format(lo=int(lo), hi=int(hi), schemas=", ".join(map(str, feature_spec.SCHEMAS)))
     with conn.cursor(binary=True) as cursor:
         found = [Asked(*row) for row in cursor.execute(query.encode(), prepare=False)]
     chosen = set(wanted)

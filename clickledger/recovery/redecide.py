@@ -27,6 +27,7 @@ from clickledger.scoring.deciding import MODEL_UNUSABLE
 from clickledger.scoring.rescore import COUNTING_REASONS
 
 UNKNOWN_SCHEMA = "unknown_feature_schema"
+SHORT_SNAPSHOT = "snapshot_without_facts"  # recorded when no table of facts was in force, and the model reads them
 SCOPES = SCOPE_SLICES, SCOPE_ADVERTISERS, SCOPE_DEPLOYMENTS = "slices", "advertisers", "deployments"  # of a run
 NO_MODEL = 0  # a click that came before any was deployed
 Versions = tuple[int, int]  # of a model and a calibration
@@ -146,8 +147,8 @@ def decisions(conn: database.Connection, run: Run, lo: int, hi: int, clicks: Cli
     if run.mode == runs.RECOMPUTE:
         again = recounting.recount(conn, lo, hi, [clicks.click_id[i] for i in wanted])
         for i in wanted:
-            if (snapshot := again.snapshots.get(clicks.click_id[i])) is not None:
-                snapshots[i] = snapshot
+            if (counted := again.snapshots.get(clicks.click_id[i])) is not None:
+                snapshots[i] = feature_spec.with_facts_of(counted, clicks.features[i])
         lost = {i for i in wanted if clicks.click_id[i] in again.order_lost}
     versions = _versions(conn, run, lo, hi, clicks, judges)
     decided = decide_again(clicks, [i for i in wanted if i not in lost], versions, snapshots, judges)
@@ -199,7 +200,7 @@ def decide_again(
         if pair[0] != NO_MODEL:  # what no model decided live stays undecided until one is named
             _judge(clicks, rows_, snapshots, judges.of(pair), made)
     for i, schema in enumerate(clicks.feature_schema):
-        if made.carried[i] and schema != feature_spec.SCHEMA_VERSION:
+        if made.carried[i] and schema not in feature_spec.SCHEMAS:
             made.reason[i] = UNKNOWN_SCHEMA
     return made
 
@@ -209,9 +210,14 @@ def _judge(
 ) -> None:
     """Put the decisions of one model in place, for those clicks whose snapshots it reads."""
     schema = judge.model.feature_schema
-    rows_ = [i for i in wanted if clicks.feature_schema[i] == schema]
+    rows_ = [i for i in wanted if feature_spec.feeds(clicks.feature_schema[i], schema)]
+    for i in set(wanted).difference(rows_):
+        made.reason[i] = SHORT_SNAPSHOT
     reasons = [clicks.reason[i] if clicks.reason[i] in COUNTING_REASONS else "" for i in rows_]
-    features = feature_spec.unpack_snapshots([snapshots.get(i, clicks.features[i]) for i in rows_], schema)
+    cut = [
+        feature_spec.cut_snapshot(snapshots.get(i, clicks.features[i]), clicks.feature_schema[i], schema) for i in rows_
+    ]
+    features = feature_spec.unpack_snapshots(cut, schema)
     decided = decide.decide(features, [clicks.slice[i] for i in rows_], reasons, judge.model, judge.thresholds)
     made.score[rows_], made.threshold[rows_], made.carried[rows_] = decided.score, decided.threshold, 0
     for i, verdict, reason in zip(rows_, decided.verdict, decided.reason, strict=True):

@@ -2,7 +2,8 @@
 
 The last stable model is the deployment's shadow, which was watched all along; where there is none that can be used, the
 newest earlier deployment that does not hold the bad model and was not rolled back itself. A model can be used when it
-loads and reads the snapshots that are recorded now. What was considered, and why it was not taken, is in the entry.
+loads and reads the snapshots that are recorded now: the table of facts in force stays in force, whatever stood beside
+the model once. What was considered, and why it was not taken, is in the entry.
 
 A bad model that was replaced meanwhile is fenced all the same: its batches may still be in flight.
 """
@@ -18,7 +19,7 @@ from clickledger.ledger import database, deployments, log
 from clickledger.ledger.deployments import RolledBack, Routing
 from clickledger.recovery import incidents
 from clickledger.recovery.incidents import Incident, Status
-from clickledger.scoring import decide
+from clickledger.scoring import decide, feature_spec
 from clickledger.scoring import model as models_
 
 SELECT_OTHERS = "SELECT epoch, routing, revoked_position FROM deployments WHERE epoch < %s ORDER BY epoch DESC"
@@ -54,7 +55,8 @@ def choose(conn: database.Connection, bad_model: int) -> Stable:
         why = fault or _fault_of(conn, routing)
         considered.append(Candidate(found, model, calibration, why or TAKEN))
         if why is None:
-            return Stable(_beside(current.routing, routing, bad_model), model, calibration, found, considered)
+            kept = {**routing, "shadow": _usable_shadow(conn, routing)}
+            return Stable(_beside(current.routing, kept, bad_model), model, calibration, found, considered)
     tried = "; ".join(f"{one.found}: {one.why}" for one in considered) or "no shadow and no earlier deployment"
     raise errors.Refused(f"no stable model to go back to from model {bad_model} ({tried}): deploy one")
 
@@ -86,7 +88,8 @@ def _options(
         shadow = routing.get("shadow")
         kept = shadow if shadow and int(shadow["model"]) != bad_model else None
         fault = _holds(routing, bad_model) or (f"rolled back at position {revoked}" if revoked else None)
-        yield f"deployment epoch {epoch}", {**routing, "shadow": kept}, fault
+        facts = deployments.facts_version(current.routing)
+        yield f"deployment epoch {epoch}", deployments.with_facts({**routing, "shadow": kept}, facts), fault
 
 
 def _shadow_before(
@@ -109,7 +112,14 @@ def _holds(routing: Routing, bad_model: int) -> str | None:
 
 
 def _fault_of(conn: database.Connection, routing: Routing) -> str | None:
-    return next((fault for route in routing["routes"] if (fault := _fault(conn, route))), None)
+    facts = deployments.facts_version(routing)
+    return next((fault for route in routing["routes"] if (fault := _fault(conn, route, facts))), None)
+
+
+def _usable_shadow(conn: database.Connection, routing: Routing) -> dict[str, Any] | None:
+    shadow: dict[str, Any] | None = routing.get("shadow")
+    facts = deployments.facts_version(routing)
+    return shadow if shadow and _fault(conn, shadow, facts) is None else None
 
 
 def roll_back(
@@ -168,10 +178,13 @@ def main_route(routing: Routing) -> tuple[int, int]:
     return int(route["model"]), int(route["calibration"])
 
 
-def _fault(conn: database.Connection, route: dict[str, Any]) -> str | None:
-    """Why a model and its calibration cannot be used now, or None."""
+def _fault(conn: database.Connection, route: dict[str, Any], facts_version: int) -> str | None:
+    """Why a model and its calibration cannot be used with the snapshots of now, or None."""
     try:
-        models_.from_artefact(deployments.load_artefact(conn, int(route["model"])))  # refuses another snapshot schema
+        model = models_.from_artefact(deployments.load_artefact(conn, int(route["model"])))
+        recorded = feature_spec.recorded_schema(facts_version)
+        if not feature_spec.feeds(recorded, model.feature_schema):
+            return f"it reads snapshots of schema {model.feature_schema}, those recorded now are of {recorded}"
         decide.threshold_of(deployments.load_thresholds(conn, int(route["calibration"])), decide.ANY_SLICE)
     except (errors.InvalidInput, errors.NotFound) as error:
         return str(error)

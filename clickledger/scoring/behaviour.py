@@ -78,7 +78,8 @@ def judge(
     challenger, beside = _load(conn, pair), _load(conn, stable) if stable else None
     tell("reading the newest clicks")
     trained_to_ms = challenger.model.metadata.get("dataset", {}).get("to_ms")
-    clicks = recent.read(conn, limits, after_ms=trained_to_ms)
+    schema = max(one.model.feature_schema for one in (challenger, beside) if one is not None)
+    clicks = recent.read(conn, limits, after_ms=trained_to_ms, schema=schema)
     found: list[Finding] = []
     if beside is not None:
         tell(f"comparing with model {stable[0] if stable else None} on {len(clicks):,} clicks")

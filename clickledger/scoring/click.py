@@ -2,7 +2,8 @@
 
 Invariants:
 - `click_id` is a UUIDv7 whose 48-bit time is `event_time_ms`;
-- `intake_digest` covers the sender's fields only: an honest retry has the same digest whatever happened here meanwhile.
+- `intake_digest` covers the sender's fields only: an honest retry has the same digest whatever happened here meanwhile;
+- what a table of facts said of the address travels with the version of that table, since the address does not travel.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Click(msgspec.Struct, frozen=True, array_like=True):
     logged_in: bool | None
     slice: str
     intake_digest: bytes  # 32 bytes, SHA-256
+    facts_version: int = 0  # of the table that was looked into; 0 for none
+    data_centre: int = -1  # what it said of the address: 1, 0, or -1 where there was no address to look up
 
 
 ENCODER = msgspec.msgpack.Encoder()

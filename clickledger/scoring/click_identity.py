@@ -85,10 +85,11 @@ def sent_of(click: Click) -> Sent:
     return Sent(*(getattr(click, name) for name in Sent._fields))
 
 
-def identify(sent: Sent) -> Click:
-    """The `Click` of validated sender fields: adds id, slice and digest."""
+def identify(sent: Sent, facts_version: int = 0, data_centre: int = -1) -> Click:
+    """The `Click` of validated sender fields: adds id, slice and digest, and what a table said of the address."""
     click_id = click_id_of(sent.source, sent.external_id, sent.event_time_ms)
-    return Click(click_id, *sent, slice_label(sent.device_kind, sent.logged_in), intake_digest(sent))
+    label = slice_label(sent.device_kind, sent.logged_in)
+    return Click(click_id, *sent, label, intake_digest(sent), facts_version, data_centre)
 
 
 def _framed(*parts: bytes) -> bytes:

@@ -31,6 +31,7 @@ CONSUMER_IDLE_MS_MAX = 3_600_000  # an idle name without messages is forgotten a
 _INT64_MAX = (1 << 63) - 1
 _TEXTS = ("source", "external_id", "device", "device_kind", "advertiser_id", "campaign_id", "currency", "slice")
 _WIDTHS = (("click_id", 16), ("user_key", 16), ("session_key", 16), ("ip_key", 16), ("intake_digest", 32))
+_FLAGS = (-1, 0, 1)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -172,6 +173,8 @@ def _check(click: Click, entered_ms: int, bounds: Bounds) -> None:
     latest = entered_ms + bounds.future_tolerance_ms
     if not bounds.genesis_ms <= click.event_time_ms <= latest:
         raise ValueError(f"event_time_ms: expected {bounds.genesis_ms} to {latest}, got {click.event_time_ms}")
+    if click.data_centre not in _FLAGS:
+        raise ValueError(f"data_centre: expected one of {', '.join(map(str, _FLAGS))}, got {click.data_centre}")
     if not 0 <= click.cost_micros <= _INT64_MAX:
         raise ValueError(f"cost_micros: expected 0 to 2^63 - 1, got {click.cost_micros}")
     for name in _TEXTS:

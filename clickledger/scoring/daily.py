@@ -20,7 +20,17 @@ from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import allocation, dataset, evaluate, guardrails, labels, learn, shadowing, training
+from clickledger.scoring import (
+    allocation,
+    dataset,
+    evaluate,
+    feature_spec,
+    guardrails,
+    labels,
+    learn,
+    shadowing,
+    training,
+)
 from clickledger.scoring import model as models_
 from clickledger.scoring.daily_runs import Outcome, Run, Step, of_day, of_entry
 from clickledger.scoring.dataset import Dataset
@@ -238,6 +248,9 @@ class _Loop:
         known = models_.from_artefact(deployments.load_artefact(self._conn, version))
         learnt_to_ms = known.metadata.get("dataset", {}).get("to_ms") or 0
         part = self._material.calibrate
+        schema = feature_spec.schema_of(part.features)
+        if not feature_spec.feeds(schema, known.feature_schema):
+            raise errors.Refused(f"model {version}: expected a set of schema {known.feature_schema}, got {schema}")
         unseen = part.where(part.event_time_ms > learnt_to_ms)
         if not unseen.purchased.any():
             raise errors.Refused(f"model {version}: expected clicks with outcomes it was not trained on, got none")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clickledger.errors import InvalidInput, VerificationFailed
-from clickledger.ledger import database, log
+from clickledger.ledger import database, deployments, log
 from clickledger.scoring import feature_spec, label_caps, labels, warmth
 from clickledger.scoring.labels import LabelRules
 from clickledger.scoring.recipe import Recipe
@@ -30,9 +30,12 @@ FETCH_ROWS = 20_000
 
 # Counted clicks only: the others have no snapshot to learn from.
 SELECT_CLICKS = """
-    SELECT click_id, user_key, slice, features, ip_key, campaign_id, counter_epoch FROM clicks
-    WHERE log_position > %(after)s AND log_position <= %(up_to)s AND feature_schema = %(schema)s AND seq > 0
+    SELECT click_id, user_key, slice, features, ip_key, campaign_id, counter_epoch, feature_schema FROM clicks
+    WHERE log_position > %(after)s AND log_position <= %(up_to)s AND feature_schema = ANY (%(schemas)s) AND seq > 0
     ORDER BY seq"""
+SELECT_OTHER_SCHEMA = """
+    SELECT 1 FROM clicks WHERE log_position > %s AND log_position <= %s AND feature_schema <> ALL (%s) AND seq > 0
+    LIMIT 1"""
 # An account's outcomes count wherever its click was, so the click is looked up before the training range, too. Not
 # after it: an outcome may be recorded before its click, and what comes after the range must change nothing.
 SELECT_OUTCOMES = """
@@ -145,8 +148,16 @@ def build(
 
 
 def gather(conn: database.Connection, recipe: Recipe) -> Assembled:
-    """What a recipe gives on this ledger. Raises InvalidInput for snapshots of a schema unknown here."""
-    bounds = {"after": recipe.after_position, "up_to": recipe.up_to_position, "schema": recipe.feature_schema}
+    """What a recipe gives on this ledger, of all snapshots that have what its schema has.
+
+    Raises InvalidInput for snapshots of a schema unknown here.
+    """
+    schema = recipe.feature_schema
+    bounds = {
+        "after": recipe.after_position,
+        "up_to": recipe.up_to_position,
+        "schemas": feature_spec.feeding(schema) or [schema],
+    }
     known = {
         "up_to": recipe.up_to_position,
         "cutoff_ms": recipe.label_cutoff_ms,
@@ -154,11 +165,12 @@ def gather(conn: database.Connection, recipe: Recipe) -> Assembled:
     }
     found = warmth.read(conn, recipe.up_to_position) if recipe.rules.warm_only else None
     clicks, cold = [], 0
-    for c, u, s, f, ip, campaign, epoch in _rows(conn, SELECT_CLICKS, bounds):
+    for c, u, s, f, ip, campaign, epoch, of in _rows(conn, SELECT_CLICKS, bounds):
         if found is not None and found.is_cold(epoch, _time_ms(c.bytes)):
             cold += 1
         else:
-            clicks.append(ClickRow(c.bytes, u.bytes, s, bytes(f), ip.bytes, campaign))
+            snapshot = feature_spec.cut_snapshot(bytes(f), of, schema)
+            clicks.append(ClickRow(c.bytes, u.bytes, s, snapshot, ip.bytes, campaign))
     outcomes = [OutcomeRow(c.bytes, u.bytes, at, v) for c, u, at, v in _rows(conn, SELECT_OUTCOMES, known)]
     made = assembled(
         clicks,
@@ -166,9 +178,23 @@ def gather(conn: database.Connection, recipe: Recipe) -> Assembled:
         rules=recipe.rules,
         withheld=recipe.withheld,
         end_ms=recipe.end_ms if recipe.rules.maturity_ms else None,
-        feature_schema=recipe.feature_schema,
+        feature_schema=schema,
     )
     return replace(made, cold=cold)
+
+
+def schema_for(conn: database.Connection, up_to_position: int, after_position: int = 0) -> int:
+    """The schema of a set of the clicks of these positions: the one in force now if all of them have what it has.
+
+    Else that of what all of them have: facts are known from the deployment on that first named a table of them.
+    """
+    facts_version = deployments.facts_version(deployments.current(conn).routing)
+    wanted = feature_spec.recorded_schema(facts_version)
+    if wanted == feature_spec.SCHEMA_VERSION:
+        return wanted
+    bounds = (after_position, up_to_position, feature_spec.feeding(wanted))
+    lacking = conn.execute(SELECT_OTHER_SCHEMA, bounds, prepare=False).fetchone()
+    return wanted if lacking is None else feature_spec.SCHEMA_VERSION
 
 
 def assemble(

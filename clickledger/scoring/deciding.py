@@ -2,6 +2,8 @@
 
 Invariants:
 - a batch is decided under one deployment and names its epoch;
+- where the deployment names a table of facts, snapshots have its flag behind what was counted: as the intake found it
+  in that very version of the table, else no value. Any other deployment records what was counted, alone;
 - a route whose model or thresholds cannot be used leaves its clicks undecided (`model_unusable`): they are logged and
   decided later, and the others go on.
 """
@@ -80,21 +82,22 @@ class Decider:
     def decide_batch(self, clicks: Sequence[Click], counted: Counted, counter_epoch: int) -> Batch:
         """Decide counted clicks; a click that was not counted is undecided with the counters' reason."""
         deployment, n = self._in_force(), len(clicks)
+        features = _snapshots(clicks, counted, deployments.facts_version(deployment.routing))
         columns = {name: [getattr(click, name) for click in clicks] for name in _COLUMNS}
         versions = self._route(deployment.routing, columns["slice"], columns["user_key"])
         score, threshold = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
         verdict, reason = [decide.UNDECIDED] * n, list(counted.reason)
         for pair in set(versions):
             rows = [i for i in range(n) if versions[i] == pair]
-            decided = self._judged(pair, rows, counted, columns["slice"])
+            decided = self._judged(pair, rows, features, counted.reason, columns["slice"])
             score[rows], threshold[rows] = decided.score, decided.threshold
             for k, i in enumerate(rows):
                 verdict[i], reason[i] = decided.verdict[k], decided.reason[k]
         return Batch(
             deployment_epoch=deployment.epoch,
             counter_epoch=counter_epoch,
-            feature_schema=feature_spec.SCHEMA_VERSION,
-            features=feature_spec.pack_snapshots(counted.features),
+            feature_schema=feature_spec.recorded_schema(deployments.facts_version(deployment.routing)),
+            features=feature_spec.pack_snapshots(features),
             seq=counted.seq,
             model_version=np.array([pair[0] for pair in versions], np.int32),
             calibration_version=np.array([pair[1] for pair in versions], np.int32),
@@ -112,10 +115,13 @@ class Decider:
         """
         able = [i for i in rows if batch.verdict[i] != decide.UNDECIDED]
         pairs = [_versions(route) for route in deployments.in_shadow(self._in_force().routing)]
+        pairs = [pair for pair in pairs if able and pair in self._judges and pair not in self._unusable]
+        if not pairs:
+            return []
+        features = feature_spec.unpack_snapshots(list(batch.features), batch.feature_schema)
         return [
-            ShadowDecisions(np.array(able, np.intp), pair, self._judged(pair, able, counted, batch.slice))
-            for pair in pairs
-            if able and pair in self._judges
+            ShadowDecisions(np.array(able, np.intp), p, self._judged(p, able, features, counted.reason, batch.slice))
+            for p in pairs
         ]
 
     def _in_force(self) -> Deployment:
@@ -132,11 +138,18 @@ class Decider:
             self._report(NO_VERSIONS, error)
             return [NO_VERSIONS] * len(slices)
 
-    def _judged(self, pair: Versions, rows: Sequence[int], counted: Counted, slices: Sequence[str]) -> decide.Decided:
+    def _judged(
+        self,
+        pair: Versions,
+        rows: Sequence[int],
+        features: npt.NDArray[np.int32],
+        not_counted: Sequence[str],
+        slices: Sequence[str],
+    ) -> decide.Decided:
         judge = self._judges.get(pair)
-        reasons = [counted.reason[i] or (MODEL_UNUSABLE if pair in self._unusable else "") for i in rows]
+        reasons = [not_counted[i] or (MODEL_UNUSABLE if pair in self._unusable else "") for i in rows]
         model, thresholds = (judge.model, judge.thresholds) if judge else (None, {})
-        return decide.decide(counted.features[rows], [slices[i] for i in rows], reasons, model, thresholds)
+        return decide.decide(features[rows], [slices[i] for i in rows], reasons, model, thresholds)
 
     def _load(self, conn: database.Connection, routing: Routing) -> None:
         wanted = {_versions(route) for route in [*routing["routes"], *deployments.in_shadow(routing)]}
@@ -146,6 +159,7 @@ class Decider:
             judge = self._judges.pop(pair, None) or self._loaded(conn, pair)
             if judge is not None:
                 self._judges[pair] = judge
+                self._require_fed(pair, judge.model, routing)
         for pair in list(self._judges)[: max(0, len(self._judges) - max(MODELS_MAX, len(wanted)))]:
             del self._judges[pair]
 
@@ -159,10 +173,25 @@ class Decider:
             return None
         return Judge(model, thresholds)
 
+    def _require_fed(self, pair: Versions, model: models_.Model, routing: Routing) -> None:
+        recorded = feature_spec.recorded_schema(deployments.facts_version(routing))
+        if not feature_spec.feeds(recorded, model.feature_schema):
+            wanted = f"expected snapshots of schema {model.feature_schema}, got {recorded}"
+            self._report(pair, errors.InvalidInput(wanted))
+
     def _report(self, pair: Versions, error: Exception) -> None:
         if pair not in self._unusable:
             logger.error("deployment unusable model=%d calibration=%d: %s", *pair, error)
         self._unusable.add(pair)
+
+
+def _snapshots(clicks: Sequence[Click], counted: Counted, facts_version: int) -> npt.NDArray[np.int32]:
+    """What is recorded of counted clicks, int32 (n, k), under a deployment with this table of facts."""
+    if not facts_version:
+        return counted.features
+    none = feature_spec.NO_VALUE
+    flags = [click.data_centre if click.facts_version == facts_version else none for click in clicks]
+    return feature_spec.with_facts(counted.features, flags)
 
 
 def _versions(route: Mapping[str, Any]) -> Versions:

@@ -14,12 +14,17 @@ sizes here and agree to the bit. Definitions both follow:
 
 A snapshot is the int32 vector of these raw values in the order of `FEATURES`. Scaling belongs to the model. Any change
 of a name, its order, a window, a size or a hash is a new `SCHEMA_VERSION`.
+
+Where the deployment names a table of facts, snapshots end in what that says of the click (`FACT_FEATURES`), which no
+counter knows and nothing can compute again: `SCHEMAS` has both layouts. The longer one begins as the shorter one does,
+so a model reads every snapshot that has at least what it was trained on.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from zlib import crc32
 
 import numpy as np
@@ -28,8 +33,8 @@ import numpy.typing as npt
 from clickledger.errors import InvalidInput
 from clickledger.scoring.click import Click
 
-SCHEMA_VERSION = 1
-FED_SCHEMAS = frozenset({SCHEMA_VERSION})  # of models: a snapshot is the union of what they need
+SCHEMA_VERSION = 1  # of what is counted, and of snapshots recorded without a table of facts
+_FACTS_SCHEMA = 2  # the same, and what tables of facts say
 
 FEATURES: tuple[str, ...] = (
     "user_clicks_10s",
@@ -56,7 +61,10 @@ FEATURES: tuple[str, ...] = (
     "device_kind",  # DEVICE_KINDS
 )
 STATELESS_FEATURES: tuple[str, ...] = ("minute_of_week", "logged_in", "device_kind")  # known for uncounted clicks too
+FACT_FEATURES: tuple[str, ...] = ("data_centre",)  # 1, 0, NO_VALUE where no address was looked up in the table in force
+SCHEMAS: dict[int, tuple[str, ...]] = {SCHEMA_VERSION: FEATURES, _FACTS_SCHEMA: (*FEATURES, *FACT_FEATURES)}
 INDEX: dict[str, int] = {name: i for i, name in enumerate(FEATURES)}
+FACT_INDEX: dict[str, int] = {name: len(FEATURES) + i for i, name in enumerate(FACT_FEATURES)}
 NO_VALUE = -1
 
 DEVICE_KINDS: dict[str, int] = {"app": 1, "web": 2, "mobile": 3, "desktop": 4, "tablet": 5, "tv": 6}
@@ -146,20 +154,77 @@ def _encode_click(click: Click, seq: int) -> bytes:
     )
 
 
+def recorded_schema(facts_version: int) -> int:
+    """The schema of the snapshots recorded under a deployment, by the table of facts it names; 0 for none."""
+    return _FACTS_SCHEMA if facts_version else SCHEMA_VERSION
+
+
+@cache
+def feeds(recorded: int, wanted: int) -> bool:
+    """Whether snapshots of schema `recorded` have all that a model of schema `wanted` reads, as it knows it."""
+    have, need = SCHEMAS.get(recorded), SCHEMAS.get(wanted)
+    return have is not None and need is not None and have[: len(need)] == need
+
+
+def feeding(wanted: int) -> list[int]:
+    """The schemas of all snapshots that feed a model of schema `wanted`."""
+    return [recorded for recorded in SCHEMAS if feeds(recorded, wanted)]
+
+
+def schema_of(features: npt.NDArray[np.int32]) -> int:
+    """The schema of snapshots int32 (n, k), by their width. Raises InvalidInput for another shape."""
+    for version, names in SCHEMAS.items():
+        if features.ndim == 2 and features.shape[1] == len(names):
+            return version
+    widths = " or ".join(f"(n, {len(names)})" for names in SCHEMAS.values())
+    raise InvalidInput(f"features: expected shape {widths}, got {features.shape}")
+
+
+def names_of(features: npt.NDArray[np.int32]) -> tuple[str, ...]:
+    """What the columns of snapshots int32 (n, k) are."""
+    return SCHEMAS[schema_of(features)]
+
+
+def with_facts(counted: npt.NDArray[np.int32], data_centre: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Counted features int32 (n, k) with the flags (n,) behind them, as snapshots with facts have it."""
+    return np.concatenate([counted, np.array(data_centre, dtype=np.int32).reshape(-1, 1)], axis=1)
+
+
+def with_facts_of(counted: bytes, recorded: bytes) -> bytes:
+    """A snapshot counted again, with the facts of the recorded one, where that has any."""
+    return counted + recorded[_SNAPSHOT_BYTES:]
+
+
 def pack_snapshots(features: npt.NDArray[np.int32]) -> list[bytes]:
     """Turn int32 (n, k) into n snapshots as they are stored: k little-endian int32 each."""
-    if features.ndim != 2 or features.shape[1] != len(FEATURES):
-        raise InvalidInput(f"features: expected shape (n, {len(FEATURES)}), got {features.shape}")
+    width = _bytes_of(schema_of(features))
     data = np.ascontiguousarray(features, dtype=_SNAPSHOT_DTYPE).tobytes()
-    return [data[i : i + _SNAPSHOT_BYTES] for i in range(0, len(data), _SNAPSHOT_BYTES)]
+    return [data[i : i + width] for i in range(0, len(data), width)]
 
 
 def unpack_snapshots(snapshots: Sequence[bytes], schema_version: int = SCHEMA_VERSION) -> npt.NDArray[np.int32]:
     """Turn n stored snapshots into int32 (n, k), a writable copy. Refuses another schema and other lengths."""
-    if schema_version != SCHEMA_VERSION:
-        raise InvalidInput(f"feature schema: expected {SCHEMA_VERSION}, got {schema_version}")
+    width = _bytes_of(schema_version)
     for i, snapshot in enumerate(snapshots):
-        if len(snapshot) != _SNAPSHOT_BYTES:
-            raise InvalidInput(f"snapshot {i}: expected {_SNAPSHOT_BYTES} bytes, got {len(snapshot)}")
+        if len(snapshot) != width:
+            raise InvalidInput(f"snapshot {i}: expected {width} bytes, got {len(snapshot)}")
     flat = np.frombuffer(b"".join(snapshots), dtype=_SNAPSHOT_DTYPE)
-    return flat.reshape(len(snapshots), len(FEATURES)).astype(np.int32)
+    return flat.reshape(len(snapshots), len(SCHEMAS[schema_version])).astype(np.int32)
+
+
+def cut_snapshot(snapshot: bytes, recorded: int, wanted: int) -> bytes:
+    """What of a stored snapshot a model of another schema reads. Raises InvalidInput where it lacks something."""
+    width = _bytes_of(wanted)
+    if not feeds(recorded, wanted):
+        able = " or ".join(map(str, feeding(wanted)))
+        raise InvalidInput(f"snapshot: expected feature schema {able}, got {recorded}")
+    if len(snapshot) != _bytes_of(recorded):
+        raise InvalidInput(f"snapshot: expected {_bytes_of(recorded)} bytes, got {len(snapshot)}")
+    return snapshot[:width]
+
+
+def _bytes_of(schema_version: int) -> int:
+    if schema_version not in SCHEMAS:
+        known = " or ".join(map(str, SCHEMAS))
+        raise InvalidInput(f"feature schema: expected {known}, got {schema_version}")
+    return _SNAPSHOT_DTYPE.itemsize * len(SCHEMAS[schema_version])

@@ -129,8 +129,10 @@ def null_features(built: Dataset, end_ms: int, limits: Limits) -> Finding:
         note = f"fewer than {limits.day_clicks_min} clicks a day"
         return findings.unjudged(guard, limit, AT_MOST, what, note, clicks=int(clicks.max()))
     shares: dict[str, float] = {}
-    for name in (name for name in feature_spec.FEATURES if name not in WITHOUT_VALUE):
-        missing = built.features[newest, feature_spec.INDEX[name]] == feature_spec.NO_VALUE
+    for i, name in enumerate(feature_spec.names_of(built.features)):
+        if name in WITHOUT_VALUE:
+            continue
+        missing = built.features[newest, i] == feature_spec.NO_VALUE
         counts = np.bincount(day[newest][missing], minlength=WEEK_DAYS)
         shares[name] = float((counts[judged] / clicks[judged]).max())
     worst = max(shares, key=lambda name: shares[name])

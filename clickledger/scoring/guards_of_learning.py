@@ -57,7 +57,7 @@ def drift(built: Dataset, end_ms: int, limits: Limits) -> Finding:
     now = _sample(built.features[newest], limits.sample_rows_max)
     indices = {
         name: stability_index(before[:, i], now[:, i])
-        for i, name in enumerate(feature_spec.FEATURES)
+        for i, name in enumerate(feature_spec.names_of(built.features))
         if name not in CALENDAR
     }
     worst = max(indices, key=lambda name: indices[name])
@@ -76,7 +76,8 @@ def feature_leak(built: Dataset, limits: Limits) -> Finding:
         note = f"{humans} human labels among {len(human)} clicks"
         return findings.unjudged(guard, limits.feature_auc_max, AT_MOST, what, note)
     found = {
-        name: evaluate.auc(features[:, i].astype(np.float32), ~human) for i, name in enumerate(feature_spec.FEATURES)
+        name: evaluate.auc(features[:, i].astype(np.float32), ~human)
+        for i, name in enumerate(feature_spec.names_of(features))
     }
     separation = {name: max(auc, 1.0 - auc) for name, auc in found.items()}
     worst = max(separation, key=lambda name: separation[name])

@@ -22,6 +22,7 @@ from clickledger.scoring.click import Click
 from clickledger.scoring.intake_fields import BOUNDS, Bounds, RejectedClick, Rejection
 from clickledger.scoring.intake_lines import Progress
 from clickledger.scoring.ndjson import DEFAULT_SOURCE, click_from_fields, parse_ndjson_line
+from clickledger.scoring.networks import NO_FACTS, AddressFacts
 from clickledger.scoring.pseudonyms import Pseudonyms
 
 __all__ = [
@@ -59,18 +60,20 @@ def read_file(
     now_ms: int | None = None,
     bounds: Bounds = BOUNDS,
     progress: Progress | None = None,
+    facts: AddressFacts = NO_FACTS,
 ) -> Intake:
     """Read a whole file of clicks.
 
     `source` stands where rows name none (default: "default" for NDJSON, "talkingdata" for that CSV). `cpc_micros`, the
-    price of every click, belongs to `talkingdata` and is required there. `progress(lines, bytes)` is called now and
-    then. Raises `InvalidInput` when the file as a whole cannot be read: missing, of another format, without a price.
+    price of every click, belongs to `talkingdata` and is required there; its rows have no real address, so `facts` say
+    nothing of them. `progress(lines, bytes)` is called now and then. Raises `InvalidInput` when the file as a whole
+    cannot be read: missing, of another format, without a price.
     """
     read = _READERS.get(format)
     if read is None:
         raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    reading = _Reading(pseudonyms, source, cpc_micros, now, bounds, progress)
+    reading = _Reading(pseudonyms, source, cpc_micros, now, bounds, progress, facts)
     try:
         with path.open("rb") as stream:
             return read(stream, reading)
@@ -87,6 +90,7 @@ def read_ndjson(
     bounds: Bounds = BOUNDS,
     progress: Progress | None = None,
     unknown_fields: Counter[str] | None = None,
+    facts: AddressFacts = NO_FACTS,
 ) -> Iterator[Click | Rejection]:
     """Yield a click or a rejection for each line of NDJSON, in the order of the stream and in bounded memory."""
     parse = partial(
@@ -96,6 +100,7 @@ def read_ndjson(
         source=source,
         bounds=bounds,
         unknown_fields=unknown_fields,
+        facts=facts,
     )
     for parsed in intake_lines.parse_lines(stream, parse, bounds.line_bytes_max, progress):
         yield parsed if isinstance(parsed, Rejection) else parsed[1]
@@ -111,6 +116,7 @@ class _Reading:
     now_ms: int
     bounds: Bounds
     progress: Progress | None
+    facts: AddressFacts
 
 
 def _read_ndjson(stream: BinaryIO, reading: _Reading) -> Intake:
@@ -125,6 +131,7 @@ def _read_ndjson(stream: BinaryIO, reading: _Reading) -> Intake:
         bounds=reading.bounds,
         progress=reading.progress,
         unknown_fields=intake.unknown_fields,
+        facts=reading.facts,
     ):
         if isinstance(row, Rejection):
             intake.rejected.append(row)

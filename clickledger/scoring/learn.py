@@ -111,7 +111,8 @@ def learn(
     head = log.head(conn)
     bound = head.position if up_to_position is None else up_to_position
     cutoff = int(head.recorded_at.timestamp() * 1000) if label_cutoff_ms is None else label_cutoff_ms
-    recipe = Recipe(bound, cutoff, after_position, rules, tuple(withheld))
+    schema = dataset.schema_for(conn, bound, after_position)
+    recipe = Recipe(bound, cutoff, after_position, rules, tuple(withheld), schema)
     if guarding is not None and guarding.overridden is not None:
         recipe = guardrails.overridden_recipe(conn, guarding.overridden)
     material = prepare(conn, recipe)
@@ -151,7 +152,8 @@ def recipe_as_of(
         began = time_text(log.entry(conn, 1).recorded_at_ms)
         raise errors.InvalidInput(f"as of {time_text(as_of_ms)}: expected a time after {began}, when the ledger began")
     first = moment - timedelta(milliseconds=rules.maturity_ms, days=days or 0)
-    return Recipe(bound, as_of_ms, log.position_at(conn, first) if days else 0, rules)
+    after = log.position_at(conn, first) if days else 0
+    return Recipe(bound, as_of_ms, after, rules, feature_schema=dataset.schema_for(conn, bound, after))
 
 
 def prepare(conn: database.Connection, recipe: Recipe) -> Material:

@@ -85,7 +85,14 @@ class Model:
         object.__setattr__(self, "_prepared", _prepare(self.layers, self.cross, self.device))
 
     def score(self, features: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Logits that the clicks are robotic: snapshots int32 (n, k) -> float32 (n,), higher = more robotic."""
+        """Logits that the clicks are robotic: snapshots int32 (n, k) -> float32 (n,), higher = more robotic.
+
+        Of snapshots that have more than its schema it reads the beginning. Raises InvalidInput for shorter ones.
+        """
+        read = len(feature_spec.SCHEMAS[self.feature_schema])
+        features = features[:, :read] if features.ndim == 2 else features
+        if features.ndim != 2 or features.shape[1] != read:
+            raise InvalidInput(f"features: expected shape (n, {read} or more), got {features.shape}")
         scores = np.empty(len(features), dtype=np.float32)
         for start in range(0, len(features), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
@@ -158,9 +165,7 @@ def on_grid(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
 def _check(model: Model) -> None:
     if model.kind not in get_args(Kind):
         raise InvalidInput(f"model kind: expected one of {', '.join(get_args(Kind))}, got {model.kind!r}")
-    if model.feature_schema != feature_spec.SCHEMA_VERSION:
-        raise InvalidInput(f"feature schema: expected {feature_spec.SCHEMA_VERSION}, got {model.feature_schema}")
-    width = len(transform.COLUMNS)
+    width = len(transform.columns_of(model.feature_schema))
     for name, vector in (("center", model.transform.center), ("scale", model.transform.scale)):
         if vector.shape != (width,) or vector.dtype != np.float32 or not np.isfinite(vector).all():
             raise InvalidInput(f"{name}: expected {width} finite float32, got {vector.dtype} {vector.shape}")
@@ -213,7 +218,7 @@ def to_artefact(model: Model) -> bytes:
         "kind": model.kind,
         "arithmetic": arithmetic_of(model.kind),
         "feature_schema": model.feature_schema,
-        "columns": transform.COLUMNS,
+        "columns": transform.columns_of(model.feature_schema),
         "metadata": dict(model.metadata),
     }
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -224,7 +229,7 @@ def from_artefact(artefact: bytes, device: str = "cpu") -> Model:
     """Read a model back, ready to score on `device` ("cpu", "cuda"). Raises InvalidInput naming what does not fit."""
     header = _read_header(artefact)
     _expect("arithmetic", arithmetic_of(header.get("kind")), header.get("arithmetic"))
-    _expect("columns", list(transform.COLUMNS), header.get("columns"))
+    _expect("columns", list(transform.columns_of(schema_of(artefact))), header.get("columns"))
     try:
         tensors = load(artefact)
         layers, cross = (_read_layers(tensors, name) for name in ("layer", "cross"))

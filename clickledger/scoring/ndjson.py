@@ -22,6 +22,7 @@ import msgspec
 from clickledger.scoring import click_identity, intake_fields
 from clickledger.scoring.click import Click
 from clickledger.scoring.intake_fields import BOUNDS, Bounds, RejectedClick, shown
+from clickledger.scoring.networks import NO_FACTS, AddressFacts
 from clickledger.scoring.pseudonyms import Pseudonyms
 
 DEFAULT_SOURCE = "default"
@@ -45,12 +46,13 @@ def parse_ndjson_line(
     source: str = DEFAULT_SOURCE,
     bounds: Bounds = BOUNDS,
     unknown_fields: Counter[str] | None = None,
+    facts: AddressFacts = NO_FACTS,
 ) -> Click:
     """The click of one line. Raises `RejectedClick`; names of ignored fields are added to `unknown_fields`."""
     fields = decode_object(line, bounds)
     if unknown_fields is not None and not fields.keys() <= FIELDS:
         _count_unknown(fields, unknown_fields)
-    return click_from_fields(fields, pseudonyms, now_ms=now_ms, source=source, bounds=bounds)
+    return click_from_fields(fields, pseudonyms, now_ms=now_ms, source=source, bounds=bounds, facts=facts)
 
 
 def click_from_fields(
@@ -60,6 +62,7 @@ def click_from_fields(
     now_ms: int,
     source: str = DEFAULT_SOURCE,
     bounds: Bounds = BOUNDS,
+    facts: AddressFacts = NO_FACTS,
 ) -> Click:
     """The click of decoded fields. Raises `RejectedClick` for the first field that cannot be used."""
     chars_max = bounds.id_chars_max
@@ -71,7 +74,7 @@ def click_from_fields(
         event_time_ms=intake_fields.event_time_ms(fields, now_ms, bounds),
         user_key=pseudonyms.user(user_id),
         session_key=pseudonyms.session(user_id, session_id),
-        ip_key=pseudonyms.ip(intake_fields.text(fields, "ip", chars_max)),
+        ip_key=pseudonyms.ip(ip := intake_fields.text(fields, "ip", chars_max)),
         device=_device(fields, bounds.device_chars_max),
         device_kind=intake_fields.device_kind(fields),
         advertiser_id=intake_fields.text(fields, "advertiser_id", chars_max),
@@ -80,7 +83,7 @@ def click_from_fields(
         currency=intake_fields.currency(fields),
         logged_in=intake_fields.logged_in(fields),
     )
-    return click_identity.identify(sent)
+    return click_identity.identify(sent, facts.version, facts.data_centre(ip))
 
 
 def decode_object(line: bytes, bounds: Bounds = BOUNDS) -> dict[str, object]:

@@ -37,7 +37,7 @@ class Recounted:
         clicks = self.clicks[rows]
         users = {click.click_id: click.user_key for click in clicks}
         snapshots = feature_spec.pack_snapshots(self.features[rows])
-        return dataset.assemble(
+        return dataset.assembled(
             [
                 ClickRow(click.click_id, click.user_key, click.slice, snapshot)
                 for click, snapshot in zip(clicks, snapshots, strict=True)
@@ -47,16 +47,23 @@ class Recounted:
                 for outcome in self.outcomes
                 if outcome.click_id in users and outcome.kind in dataset.OUTCOME_KINDS
             ],
-        )
+            feature_schema=feature_spec.schema_of(self.features),
+        ).dataset
 
 
 def recount(clicks: Sequence[Click], outcomes: Sequence[Outcome]) -> Recounted:
-    """Compute the features of clicks given by event time. A click that comes again is not counted, and left out."""
+    """Compute the features of clicks given by event time. A click that comes again is not counted, and left out.
+
+    Where a table of facts was looked into, its flag stands behind what was counted.
+    """
     first: dict[bytes, Click] = {}
     for click in clicks:
         first.setdefault(click.click_id, click)
     once = list(first.values())
-    return Recounted(once, feature_replay.recompute(once), outcomes)
+    features = feature_replay.recompute(once)
+    if any(click.facts_version for click in once):
+        features = feature_spec.with_facts(features, [click.data_centre for click in once])
+    return Recounted(once, features, outcomes)
 
 
 def split_in_time(recounted: Recounted, test_share: float, warm_up_ms: int = 0) -> tuple[Dataset, Dataset, int]:

@@ -27,7 +27,7 @@ BATCHES = 50  # the newest ones, to tell how late it is: any one may hold late c
 SHARES = 1 << 16
 # An account is drawn by the last bytes of its pseudonym, which are as good as random.
 DRAWN = "(get_byte(uuid_send(c.user_key), 14) << 8 | get_byte(uuid_send(c.user_key), 15)) < %(draw)s"
-COUNTED = "log_position <= %(up_to)s AND feature_schema = %(schema)s AND seq > 0"
+COUNTED = "log_position <= %(up_to)s AND feature_schema = ANY (%(schemas)s) AND seq > 0"
 SELECT_NEWEST = f"""
     SELECT max(click_time_ms(click_id)) FROM clicks WHERE {COUNTED} AND log_position >= (
         SELECT min(position) FROM (
@@ -35,7 +35,7 @@ SELECT_NEWEST = f"""
             ORDER BY position DESC LIMIT {BATCHES}) newest)"""
 COUNT_CLICKS = f"SELECT count(*) FROM clicks WHERE {COUNTED} AND click_id >= smallest_click_id(%(from_ms)s)"
 SELECT_CLICKS = f"""
-    SELECT click_id, user_key, slice, features FROM clicks c
+    SELECT click_id, user_key, slice, features, feature_schema FROM clicks c
     WHERE {COUNTED} AND click_id >= smallest_click_id(%(from_ms)s) AND {DRAWN} ORDER BY seq, click_id"""
 SELECT_OUTCOMES = f"""
     SELECT o.click_id, c.user_key, o.occurred_at_ms, o.value_micros FROM outcomes o JOIN clicks c USING (click_id)
@@ -65,34 +65,49 @@ class RecentClicks:
             "from_ms": self.from_ms,
             "up_to_position": self.up_to_position,
             "user_share": self.user_share,
+            "feature_schema": feature_spec.schema_of(self.features),
             "rows": len(self),
             "purchased": int(self.purchased.sum()),
             "known_customers": len(np.unique(self.user[self.known])),
         }
 
 
-def read(conn: database.Connection, limits: Limits, after_ms: int | None = None) -> RecentClicks:
-    """The counted clicks of the newest `behaviour_days` of event time, after `after_ms`; about `sample_rows_max`."""
+def read(
+    conn: database.Connection,
+    limits: Limits,
+    after_ms: int | None = None,
+    schema: int = feature_spec.SCHEMA_VERSION,
+) -> RecentClicks:
+    """The counted clicks of the newest `behaviour_days` of event time, after `after_ms`; about `sample_rows_max`.
+
+    Those with a snapshot that has what `schema` has: all models that are compared read the same clicks.
+    """
     up_to = log.head(conn).position
-    bounds: dict[str, Any] = {"up_to": up_to, "schema": feature_spec.SCHEMA_VERSION}
+    bounds: dict[str, Any] = {"up_to": up_to, "schemas": feature_spec.feeding(schema)}
     newest_ms = _number(conn, SELECT_NEWEST, bounds)
     from_ms = max(0, newest_ms + 1 - limits.behaviour_days * DAY_MS, 0 if after_ms is None else after_ms + 1)
     bounds["from_ms"] = from_ms
     share = min(1.0, limits.sample_rows_max / max(_number(conn, COUNT_CLICKS, bounds), 1))
     bounds |= {"draw": round(share * SHARES), "kinds": list(labels.OUTCOME_KINDS)}
     clicks = [
-        ClickRow(c.bytes, u.bytes, s, bytes(f))
-        for c, u, s, f in conn.execute(SELECT_CLICKS, bounds, binary=True).fetchall()
+        ClickRow(c.bytes, u.bytes, s, feature_spec.cut_snapshot(bytes(f), of, schema))
+        for c, u, s, f, of in conn.execute(SELECT_CLICKS, bounds, binary=True).fetchall()
     ]
     outcomes = [OutcomeRow(c.bytes, u.bytes, at, v) for c, u, at, v in conn.execute(SELECT_OUTCOMES, bounds).fetchall()]
-    return assembled(clicks, outcomes, limits, from_ms, up_to, bounds["draw"] / SHARES)
+    return assembled(clicks, outcomes, limits, from_ms, up_to, bounds["draw"] / SHARES, schema)
 
 
 def assembled(
-    clicks: list[ClickRow], outcomes: list[OutcomeRow], limits: Limits, from_ms: int, up_to: int, share: float = 1.0
+    clicks: list[ClickRow],
+    outcomes: list[OutcomeRow],
+    limits: Limits,
+    from_ms: int,
+    up_to: int,
+    share: float = 1.0,
+    schema: int = feature_spec.SCHEMA_VERSION,
 ) -> RecentClicks:
     """Clicks with what is known of their accounts; pure."""
-    made = dataset.assembled(clicks, outcomes)
+    made = dataset.assembled(clicks, outcomes, feature_schema=schema)
     built = made.dataset
     known = known_customers(made.outcomes, built.user, built.event_time_ms, limits)
     columns = (built.features, built.purchased, known, built.user, built.slice, built.event_time_ms)

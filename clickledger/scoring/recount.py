@@ -1,8 +1,9 @@
 """Recorded snapshots computed again from the clicks of the log, which must give the same numbers.
 
-What cannot be computed is told, not failed: snapshots of another feature schema, those within `LONGEST_WINDOW_MS` of
-days that left the ledger, and those that differ within it after a counting number that no click of the log has (a click
-that was counted and then refused, or lost with its server). Which clicks the counters of an epoch held, `warmth` knows.
+What tables of facts said (`feature_spec.FACT_FEATURES`) stands nowhere else in the log, and is not compared. What
+cannot be computed is told, not failed: snapshots of another feature schema, those within `LONGEST_WINDOW_MS` of days
+that left the ledger, and those that differ within it after a counting number that no click of the log has (a click that
+was counted and then refused, or lost with its server). Which clicks the counters of an epoch held, `warmth` knows.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class _Audit:
 
     def _compare(self, held: _Clicks, asked: npt.NDArray[np.bool_], behind: dict[int, bool]) -> None:
         inside = asked & (held["event_ms"] >= self._from_ms) & (held["event_ms"] < self._to_ms)
-        able = inside & (held["schema"] == feature_spec.SCHEMA_VERSION) & (held["event_ms"] >= self._known_from_ms)
+        counted = np.isin(held["schema"], list(feature_spec.SCHEMAS))
+        able = inside & counted & (held["event_ms"] >= self._known_from_ms)
         self.result.skipped += int(inside.sum() - able.sum())
         if not able.any():
             return
@@ -175,7 +177,7 @@ def _columns(rows: list[CountedClick]) -> _Clicks:
     columns["seq"] = [row.seq for row in rows]
     columns["epoch"] = [row.counter_epoch for row in rows]
     columns["schema"] = [row.feature_schema for row in rows]
-    # Snapshots of other schemas have another length; they are compared with nothing.
+    # What was counted comes first. Facts behind it cannot be computed; other schemas are compared with nothing.
     snapshots = b"".join(row.features[:_SNAPSHOT_BYTES].ljust(_SNAPSHOT_BYTES, b"\0") for row in rows)
     columns["snapshot"] = np.frombuffer(snapshots, f"V{_SNAPSHOT_BYTES}")
     return columns

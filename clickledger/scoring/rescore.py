@@ -95,13 +95,13 @@ def _check(
     judges: dict[tuple[int, int], tuple[models_.Model | None, dict[str, float]]],
     result: Rescored,
 ) -> None:
-    by_judge: dict[tuple[int, int], list[_Recorded]] = {}
+    by_judge: dict[tuple[tuple[int, int], int], list[_Recorded]] = {}
     for row in rows:
         if row.run_id is None and row.reason == MODEL_UNUSABLE:
             _check_unusable(row, result)
             continue
-        by_judge.setdefault((row.model_version, row.calibration_version), []).append(row)
-    for pair, judged in by_judge.items():
+        by_judge.setdefault(((row.model_version, row.calibration_version), row.feature_schema), []).append(row)
+    for (pair, _), judged in by_judge.items():
         if pair not in judges:
             judges[pair] = _judge(conn, *pair)
         _compare(judged, *judges[pair], routings, result)

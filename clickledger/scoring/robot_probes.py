@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from clickledger.errors import InvalidInput
 from clickledger.scoring import feature_spec
 
+NAMES = feature_spec.SCHEMAS[max(feature_spec.SCHEMAS)]  # a model reads of them what its own schema has
 FILE = Path(__file__).with_name("robot_probes.safetensors")
 
 
@@ -39,7 +40,8 @@ def to_file(features: Mapping[str, npt.NDArray[np.int32]], slices: Mapping[str, 
     for kind, snapshots in features.items():
         tensors[f"{kind}/features"] = np.ascontiguousarray(snapshots)
         tensors[f"{kind}/slices"] = np.frombuffer("\0".join(slices[kind]).encode(), dtype=np.uint8)
-    return bytes(save(tensors, {"feature_schema": str(feature_spec.SCHEMA_VERSION)}))
+    schema = max(feature_spec.schema_of(snapshots) for snapshots in features.values())
+    return bytes(save(tensors, {"feature_schema": str(schema)}))
 
 
 def from_file(content: bytes) -> RobotProbes:
@@ -52,8 +54,8 @@ def from_file(content: bytes) -> RobotProbes:
     features = {kind: tensors[f"{kind}/features"] for kind in kinds}
     slices = {kind: np.array(tensors[f"{kind}/slices"].tobytes().decode().split("\0")) for kind in kinds}
     for kind, snapshots in features.items():
-        if snapshots.shape != (len(slices[kind]), len(feature_spec.FEATURES)):
-            expected = (len(slices[kind]), len(feature_spec.FEATURES))
+        if snapshots.shape != (len(slices[kind]), len(NAMES)):
+            expected = (len(slices[kind]), len(NAMES))
             raise InvalidInput(f"robot probes: {kind}: expected shape {expected}, got {snapshots.shape}")
     return RobotProbes(features, slices, hashlib.sha256(content).hexdigest())
 

@@ -19,16 +19,28 @@ CANDIDATES_MAX = 2  # each costs every click a forward pass and a row; the newes
 
 
 def require_fed(conn: database.Connection, routing: Routing) -> None:
-    """Raise Refused, naming model, place and schema, for a model that recorded snapshots do not feed."""
-    fed = ", ".join(map(str, sorted(feature_spec.FED_SCHEMAS)))
+    """Raise Refused, naming model, place and schema, for a model that is not fed by what is recorded under a routing.
+
+    A snapshot is the union of what the live, shadow and stable models need, so all of them are in the routing.
+    """
+    recorded = feature_spec.recorded_schema(deployments.facts_version(routing))
     places = [("routes", routing["routes"]), ("shadow", deployments.in_shadow(routing))]
     for place, route in [(place, route) for place, routes in places for route in routes]:
         schema = models_.schema_of(deployments.load_artefact(conn, int(route["model"])))
-        if schema not in feature_spec.FED_SCHEMAS:
+        if not feature_spec.feeds(recorded, schema):
+            known = schema in feature_spec.SCHEMAS
+            how = "deploy a table of facts first" if known else "run workers that count its features first"
             raise Refused(
                 f"model {route['model']} in {place}: it reads snapshots of schema {schema}, expected one that those "
-                f"recorded now feed: {fed}; run workers that count its features first"
+                f"recorded now feed: {recorded}; {how}"
             )
+
+
+def require_model_fed(conn: database.Connection, model_version: int) -> None:
+    """`require_fed` of a model that is to decide under the deployment in force."""
+    current = deployments.current(conn).routing
+    wanted = {"routes": [{"model": model_version}], "shadow": None}
+    require_fed(conn, deployments.with_facts(wanted, deployments.facts_version(current)))
 
 
 def enter(
@@ -47,9 +59,10 @@ def enter(
     that snapshots do not feed, that decides already with this calibration, or where nothing is deployed.
     """
     candidate = {"model": model_version, "calibration": calibration_version}
-    require_fed(conn, {"routes": [], "candidates": [candidate]})
 
     def entered(before: Routing) -> Routing:
+        alone = {"routes": [], "candidates": [candidate]}
+        require_fed(conn, deployments.with_facts(alone, deployments.facts_version(before)))
         _check(before, candidate)
         if candidate in deployments.in_shadow(before):
             return before

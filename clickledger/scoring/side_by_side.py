@@ -32,7 +32,8 @@ def compare(conn: database.Connection, one: Pair, other: Pair, limits: Limits = 
         deployments.calibration_entry(conn, *pair)  # raises NotFound
     loaded = [models_.from_artefact(deployments.load_artefact(conn, model)) for model, _ in (one, other)]
     trained_to_ms = [int(each.metadata.get("dataset", {}).get("to_ms") or 0) for each in loaded]
-    clicks = recent.read(conn, limits, after_ms=max(trained_to_ms))
+    schema = max(each.feature_schema for each in loaded)
+    clicks = recent.read(conn, limits, after_ms=max(trained_to_ms), schema=schema)
     if not len(clicks):
         raise Refused(f"models {one[0]} and {other[0]}: expected recent clicks that neither was trained on, got none")
     hot = judged.hot(clicks.features)

@@ -26,7 +26,7 @@ _PRICE_SIGMA = 0.15
 
 def simulate(config: SimulationConfig) -> tuple[Simulated, Truth]:
     """Make the traffic of a run, and apart from it the truth about its clicks, in the same order."""
-    streams = _Streams(*(np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(6)))
+    streams = _streams(config)
     world = worlds.build(config, streams.world)
     made = _robots(world, streams.robots)
     adware_clicks = round(config.robots.adware_share * config.clicks)
@@ -38,6 +38,11 @@ def simulate(config: SimulationConfig) -> tuple[Simulated, Truth]:
     return told(world, {truths.HUMAN: human, **made, "adware": adware}, bought, streams.telling)
 
 
+def gateways_of(config: SimulationConfig) -> Ints:
+    """The addresses of the carriers' gateways of a run that `simulate` makes."""
+    return worlds.build(config, _streams(config).world).gateways
+
+
 class _Streams(NamedTuple):
     """Random numbers of their own for each part: changing one part leaves the others as they were."""
 
@@ -47,6 +52,10 @@ class _Streams(NamedTuple):
     adware: np.random.Generator
     purchases: np.random.Generator
     telling: np.random.Generator
+
+
+def _streams(config: SimulationConfig) -> _Streams:
+    return _Streams(*(np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(6)))
 
 
 def _robots(world: World, rng: np.random.Generator) -> dict[str, Array]:

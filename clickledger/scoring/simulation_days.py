@@ -58,6 +58,11 @@ class Run:
         """How many."""
         return self.config.duration_ms // DAY_MS
 
+    @property
+    def gateways(self) -> Ints:
+        """The addresses of the carriers' gateways."""
+        return self._world.gateways
+
     def __iter__(self) -> Iterator[Day]:
         return (self.day(number) for number in range(self.days))
 

@@ -3,7 +3,8 @@
     python -m clickledger.scoring.simulation_probes
 
 writes the file anew, the same to the byte with the same numpy. To be run when the feature schema changes, and only
-then: challengers of both sides of a change are judged by different robots.
+then: challengers of both sides of a change are judged by different robots. They have what the table of data centres of
+their world says (`simulation_networks`); models that do not read it see the same robots as without.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clickledger.scoring import feature_spec, offline_dataset, robot_probes, simulated_comparison, simulation
+from clickledger.scoring import (
+    feature_spec,
+    networks,
+    offline_dataset,
+    robot_probes,
+    simulated_comparison,
+    simulation,
+    simulation_networks,
+)
 from clickledger.scoring import simulation_truth as truths
 
 CLICKS, DAYS, SEED = 100_000, 5.0, 20_261_129
@@ -41,8 +50,10 @@ def make() -> bytes:
 
 def robots_of(number: int) -> dict[str, Robots]:
     """Simulate a world, count, and take robots of each kind once the longest window is full."""
-    traffic, truth = simulation.simulate(simulated_comparison.config_of(CLICKS, DAYS, SEED + number))
-    clicks = traffic.to_clicks(simulated_comparison.PSEUDONYMS)
+    config = simulated_comparison.config_of(CLICKS, DAYS, SEED + number)
+    traffic, truth = simulation.simulate(config)
+    facts = networks.AddressFacts(1, simulation_networks.of_run(config, traffic, truth))
+    clicks = traffic.to_clicks(simulated_comparison.PSEUDONYMS, facts=facts)
     snapshots = offline_dataset.recount(clicks, []).features
     warm = traffic.event_time_ms >= traffic.event_time_ms[0] + feature_spec.LONGEST_WINDOW_MS
     rng = np.random.default_rng([SEED, number])

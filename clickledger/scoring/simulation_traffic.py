@@ -21,6 +21,7 @@ from clickledger.ledger.outcomes import Outcome
 from clickledger.scoring import click_identity
 from clickledger.scoring.click import Click
 from clickledger.scoring.ndjson import DEFAULT_SOURCE
+from clickledger.scoring.networks import NO_FACTS, AddressFacts
 from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.simulation_config import SimulationConfig
 from clickledger.scoring.simulation_world import DEVICE_KIND, DEVICES, KINDS
@@ -101,8 +102,10 @@ class Simulated:
             for fields in self.raw_clicks():
                 file.write(encoder.encode(fields) + b"\n")
 
-    def to_clicks(self, pseudonyms: Pseudonyms, source: str = DEFAULT_SOURCE) -> list[Click]:
-        """The n clicks; each identifier is turned into its pseudonym once."""
+    def to_clicks(
+        self, pseudonyms: Pseudonyms, source: str = DEFAULT_SOURCE, facts: AddressFacts = NO_FACTS
+    ) -> list[Click]:
+        """The n clicks; each identifier is turned into its pseudonym, and each address is looked up, once."""
         users, user_of = np.unique(self.user, return_inverse=True)
         user_key = [pseudonyms.user(_user_id(user)) for user in users.tolist()]
         sessions, first, session_of = np.unique(self.session, return_index=True, return_inverse=True)
@@ -113,6 +116,7 @@ class Simulated:
         ]
         ips, ip_of = np.unique(self.ip, return_inverse=True)
         ip_key = [pseudonyms.ip(_address(ip)) for ip in ips.tolist()]
+        data_centre = [facts.data_centre(_address(ip)) for ip in ips.tolist()]
         keys = zip(user_of.tolist(), session_of.tolist(), ip_of.tolist(), strict=True)
         kinds = [KINDS[kind] for kind in DEVICE_KIND]
         advertisers = [_advertiser_id(i) for i in range(self.config.advertisers)]
@@ -133,7 +137,9 @@ class Simulated:
                     cost_micros=row[8],
                     currency=CURRENCY,
                     logged_in=row[9],
-                )
+                ),
+                facts.version,
+                data_centre[ip],
             )
             for row, (user, session, ip) in zip(self._rows(), keys, strict=True)
         ]

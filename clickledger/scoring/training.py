@@ -148,7 +148,8 @@ def _train(kind: Kind, dataset: Dataset, config: TrainingConfig, seed: int) -> M
     weights = sample_weights(dataset.features, dataset.human, config.weight_cap)
     known = rows(learned.inputs(dataset.features), dataset.human, weights)
     (layers, cross), course = descend(known.at(torch.from_numpy(early)), known.at(torch.from_numpy(late)), config, seed)
-    judged = Model(kind, learned, layers, cross=cross)
+    schema = feature_spec.schema_of(dataset.features)
+    judged = Model(kind, learned, layers, feature_schema=schema, cross=cross)
     metadata = {
         "seed": seed,
         "config": {**asdict(config), "hidden": list(config.hidden)},

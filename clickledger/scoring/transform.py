@@ -10,6 +10,7 @@ Invariants:
 
 Columns, in the order of `COLUMNS`: the octaves of each count (0 where it has no value), a flag for each count without
 a value, hour of day and weekday on the unit circle (SLIDR row 8), login status and device kind, one column a value.
+Snapshots with facts have theirs behind these, one column a value (`columns_of`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ COLUMNS: tuple[str, ...] = (
     *(f"logged_in={value}" for value in _STATUS),
     *(f"device_kind={value}" for value in _KINDS),
 )
+_FACT_COLUMNS = tuple(f"{name}={value}" for name in feature_spec.FACT_FEATURES for value in _STATUS)
+
+
+def columns_of(schema_version: int) -> tuple[str, ...]:
+    """The columns that snapshots of a schema give. Raises InvalidInput for one unknown here."""
+    if schema_version not in feature_spec.SCHEMAS:
+        known = " or ".join(map(str, feature_spec.SCHEMAS))
+        raise InvalidInput(f"feature schema: expected {known}, got {schema_version}")
+    return (*COLUMNS, *_FACT_COLUMNS) if _has_facts(schema_version) else COLUMNS
+
+
+def _has_facts(schema_version: int) -> bool:
+    return len(feature_spec.SCHEMAS[schema_version]) > len(feature_spec.FEATURES)
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ def fit(features: npt.NDArray[np.int32]) -> Transform:
         raise InvalidInput("features: expected at least one snapshot to fit the transform on, got none")
     encoded = encode(features)
     tells = (encoded.max(axis=0) > encoded.min(axis=0)) & _seen_around(features)
-    center, scale = np.zeros(len(COLUMNS)), np.ones(len(COLUMNS))
+    center, scale = np.zeros(encoded.shape[1]), np.ones(encoded.shape[1])
     counts = slice(0, len(COUNTS))
     center[counts] = encoded[:, counts].mean(axis=0)
     scale[counts] = 1.0 / np.maximum(encoded[:, counts].std(axis=0), _SPREAD_LEAST)
@@ -82,18 +96,20 @@ def _seen_around(features: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     all_hours = len(np.unique(known % MINUTES_PER_DAY // 60)) == 24
     all_days = len(np.unique(known // MINUTES_PER_DAY)) == 7
     hidden = ("hour.",) * (not all_hours) + ("weekday.",) * (not all_days)
-    return np.array([not column.startswith(hidden) for column in COLUMNS])
+    columns = columns_of(feature_spec.schema_of(features))
+    return np.array([not column.startswith(hidden) for column in columns])
 
 
 def encode(features: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """Snapshots int32 (n, k) -> columns before standardisation, float64 (n, columns). Raises InvalidInput."""
-    if features.ndim != 2 or features.shape[1] != len(feature_spec.FEATURES):
-        raise InvalidInput(f"features: expected shape (n, {len(feature_spec.FEATURES)}), got {features.shape}")
+    schema = feature_spec.schema_of(features)
     counts = features[:, _COUNT_INDEX]
     minute = features[:, feature_spec.INDEX["minute_of_week"]]
     status = features[:, feature_spec.INDEX["logged_in"]]
     kind = features[:, feature_spec.INDEX["device_kind"]]
-    parts = (octaves(counts), counts < 0, _clock(minute), status[:, None] == _STATUS, kind[:, None] == _KINDS)
+    parts = [octaves(counts), counts < 0, _clock(minute), status[:, None] == _STATUS, kind[:, None] == _KINDS]
+    if _has_facts(schema):
+        parts += [features[:, i, None] == _STATUS for i in feature_spec.FACT_INDEX.values()]
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 

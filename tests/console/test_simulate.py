@@ -77,7 +77,7 @@ def test_a_ledger_takes_the_file_with_its_outcomes_and_then_what_is_sent(
         (("a", "--start", "now"), "start: expected a time, got now, which is for --send"),
         (("--send", "--start", "now", "--rate", "2x"), "rate: expected at most 1x with --start now"),
         (("--send", "--start", "2026-01-01", "--rate", "2x"), "start: expected RFC 3339 text with a zone"),
-        (("--send", "--truth", "t"), "expected --outcomes and --truth with FILE, got them with --send"),
+        (("--send", "--truth", "t"), "expected --outcomes, --truth, --networks with FILE, got them with --send"),
         (("a", "--fault", "rain"), "with KIND one of label-outage"),
         (("a", "--clicks", "5"), "simulation: clicks: expected 1000 to"),
         (("no/such/folder/a",), "expected a file that can be written, got: No such file"),

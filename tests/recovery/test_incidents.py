@@ -21,7 +21,18 @@ from decided_traffic import (
 )
 
 from clickledger import errors
-from clickledger.ledger import append, comparison, database, deployments, log, outcomes, publication, rebuild, runs
+from clickledger.ledger import (
+    append,
+    comparison,
+    database,
+    deployments,
+    fact_tables,
+    log,
+    outcomes,
+    publication,
+    rebuild,
+    runs,
+)
 from clickledger.recovery import (
     anomaly,
     incidents,
@@ -589,5 +600,6 @@ def test_only_one_does_a_thing_at_a_time(connect: Connect) -> None:
 
 def test_routing_of_a_rollback_keeps_what_is_not_about_models(conn: database.Connection) -> None:
     stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
-    deployments.deploy(conn, {**routing(bad, stable), "facts_version": 7}, "tests")
-    assert rollback.choose(conn, bad[0]).routing["facts_version"] == 7
+    table = fact_tables.register(conn, "data_centre_networks", b"192.0.2.0/24", 1, "tests")
+    deployments.deploy(conn, {**routing(bad, stable), "facts_version": table}, "tests")
+    assert rollback.choose(conn, bad[0]).routing["facts_version"] == table

@@ -100,7 +100,7 @@ def test_a_cut_artefact_is_refused(velocity: model.Model) -> None:
     [
         ({"columns": ["a"]}, "model columns"),
         ({"arithmetic": "float32"}, "model arithmetic: expected 'exact/1', got 'float32'"),
-        ({"feature_schema": 99}, "feature schema: expected 1, got 99"),
+        ({"feature_schema": 99}, "feature schema: expected 1 or 2, got 99"),
         ({"kind": "oracle"}, "model kind: expected one of network, .*, velocity, deep_cross, got 'oracle'"),
         ({"kind": "deep_cross"}, "model arithmetic: expected 'exact/2', got 'exact/1'"),
     ],

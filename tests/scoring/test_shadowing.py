@@ -49,11 +49,13 @@ def test_a_model_that_snapshots_do_not_feed_is_refused_with_its_schema(
 ) -> None:
     made = training.velocity_model()
     with monkeypatch.context() as tomorrow:
-        tomorrow.setattr(feature_spec, "SCHEMA_VERSION", 2)
-        artefact = models_.to_artefact(models_.Model(made.kind, made.transform, made.layers, {}, feature_schema=2))
+        tomorrow.setitem(feature_spec.SCHEMAS, 3, feature_spec.FEATURES)
+        artefact = models_.to_artefact(models_.Model(made.kind, made.transform, made.layers, {}, feature_schema=3))
     version = deployments.register_model(conn, artefact, "velocity", {}, "tests")
     calibration = deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests")
-    with pytest.raises(Refused, match=rf"model {version} in shadow: it reads snapshots of schema 2, expected .*: 1"):
+    with pytest.raises(
+        Refused, match=rf"model {version} in shadow: it reads snapshots of schema 3, expected .*: 1; run"
+    ):
         shadowing.enter(conn, version, calibration, actor="tests")
     with pytest.raises(Refused, match=rf"model {version} in routes"):
         shadowing.require_fed(conn, {"routes": [{"model": version}], "shadow": None})
