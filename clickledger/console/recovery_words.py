@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,19 +33,6 @@ WORDS = {
 MICROS = 1_000_000
 COUNTS = ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")
 SELDOM = ("to_undecided", "carried")  # left out where all are 0, so that a table fits a narrow terminal
-
-
-def actor() -> str:
-    """Who gives the command, for the log."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"
-
-
-def named(given: str | None) -> str:
-    """Who gives the command: as they say, or the user's name."""
-    return given or actor()
 
 
 def attached(folder: Path | None) -> settings.Settings:

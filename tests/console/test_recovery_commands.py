@@ -174,7 +174,7 @@ def test_a_replay_is_paused_resumed_and_done_all_over_again(conn: database.Conne
     paused = command("replay", "pause", run_id, "--reason", "the site is slow", "--actor", "ann")
     assert f"next: clickledger replay resume {run_id}" in paused.said
     assert command("replay", "list").fields["runs"][0]["stage"] == "paused"
-    assert log.read(conn, kinds=["replay_paused"])[0].actor == "ann"
+    assert log.read(conn, kinds=["replay_paused"])[0].actor == "cli:ann"
     assert command("replay", "resume", run_id, "--reason", "x").code == 0
     again = command("replay", "retry", run_id, "--reprocess", "all", "--reason", "to be sure").fields["run_id"]
     assert [r["stage"] for r in command("replay", "list").fields["runs"]] == ["abandoned", "replaying"]
@@ -234,7 +234,7 @@ def test_above_a_cap_it_takes_two_people_to_publish_and_to_revert(
     publish = ("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
     alone = command(*publish, "--actor", "ann")
     assert (alone.code, alone.out) == (3, "")
-    assert "above the cap of 0.00 EUR; expected another person than ann" in alone.said
+    assert "above the cap of 0.00 EUR; expected another person than cli:ann" in alone.said
     assert f"clickledger replay compare {run_id}" in alone.said
     assert command(*publish, "--actor", "bob").code == 0
     revert = ("replay", "revert", run_id, "--reason", "to be sure")
@@ -242,7 +242,7 @@ def test_above_a_cap_it_takes_two_people_to_publish_and_to_revert(
     proposed = command("replay", "propose-revert", run_id, "--reason", "it is wrong", "--actor", "ann")
     assert f"next: clickledger replay revert {run_id} --reason ..., by somebody else" in proposed.said
     assert command(*revert, "--actor", "bob").code == 0
-    assert log.read(conn, kinds=["replay_reverted"])[0].payload["prepared_by"] == "ann"
+    assert log.read(conn, kinds=["replay_reverted"])[0].payload["prepared_by"] == "cli:ann"
 
 
 def test_proposals_are_listed_with_the_command_that_publishes_them(
