@@ -29,6 +29,7 @@ WORDS = {
     "incident_noted": "note",
     "incident_acknowledged": "acknowledged",
     "rollback_proposed": "rollback proposed",
+    "publication_proposed": "publication left to people",
 }
 MICROS = 1_000_000
 COUNTS = ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")

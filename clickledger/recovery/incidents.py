@@ -19,9 +19,17 @@ from clickledger import errors
 from clickledger.ledger import database, deployments, log
 
 RAISED, MOVED, NOTED, ACKNOWLEDGED = "anomaly_raised", "incident_moved", "incident_noted", "incident_acknowledged"
-PROPOSED = "rollback_proposed"
+PROPOSED, PUBLICATION_PROPOSED = "rollback_proposed", "publication_proposed"
 BY_HAND = "by hand"
-OWN = (MOVED, NOTED, ACKNOWLEDGED, PROPOSED, "rollback_declared", "replay_planned")  # they name their incident
+OWN = (  # they name their incident
+    MOVED,
+    NOTED,
+    ACKNOWLEDGED,
+    PROPOSED,
+    PUBLICATION_PROPOSED,
+    "rollback_declared",
+    "replay_planned",
+)
 OF_RUNS = (
     "replay_paused",
     "replay_resumed",

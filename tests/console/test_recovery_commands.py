@@ -11,6 +11,7 @@ from decided_traffic import Traffic, bad_deployment
 
 from clickledger.console import replay_watch
 from clickledger.ledger import database, log
+from clickledger.ledger.caps import AUTOMATIC, Caps
 from clickledger.recovery import anomaly, due_corrections, steps, working
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
@@ -281,8 +282,16 @@ def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, 
     compared = command("incident", "summary", incident).fields
     digest = command("replay", "watch", run_id).fields["comparison"]["digest"]
     assert compared["next"] == f"clickledger replay publish {run_id} --digest {digest} --reason ..."
+    assert compared["left_to_people"] is None and "not published." in compared["text"]
+    small = steps.Policy(auto_publish_gross_micros=10**12, caps=Caps(publication_micros=1))
+    steps.advance(conn, small, AUTOMATIC)
+    left = command("incident", "summary", incident).fields
+    assert "above the cap of 0.00 EUR" in left["left_to_people"]
+    assert f"not published, which is left to people: run {run_id}: it moves " in left["text"]
+    assert command("incident", "show", incident).fields["steps"][-1]["what"] == "publication left to people"
     command("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
     after = command("incident", "summary", incident).fields
+    assert after["left_to_people"] is None
     assert after["status"] == "published" and after["flips"] > 0
     assert "labels were missing" in after["text"] and f"{after['flips']:,} decisions change" in after["text"]
     money = after["money"]["USD"]
