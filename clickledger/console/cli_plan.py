@@ -158,7 +158,7 @@ def start(
     with ledger(folder) as conn:
         made = plans.find(conn, digest)
         run = replay.start(conn, made, person(actor), reason)
-    by = f"model {run.model_version}" if run.model_version != runs.OWN else "the models that decided them"
+    by = words.decided_by(run.model_version, run.calibration_version, run.routes)
     output.say(f"run {run.run_id} replays {run.row_count} clicks through {by}")
     output.hint(f"clickledger replay watch {run.run_id}")
     if as_json:

@@ -9,7 +9,7 @@ import pytest
 from commands import Command
 from decided_traffic import Traffic, bad_deployment
 
-from clickledger.console import replay_watch
+from clickledger.console import recovery_words, replay_watch
 from clickledger.ledger import database, log
 from clickledger.ledger.caps import AUTOMATIC, Caps
 from clickledger.recovery import anomaly, due_corrections, steps, working
@@ -296,6 +296,15 @@ def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, 
     assert "labels were missing" in after["text"] and f"{after['flips']:,} decisions change" in after["text"]
     money = after["money"]["USD"]
     assert money["before"] + money["change"] == money["after"]
+
+
+def test_a_plan_says_by_which_models_it_decides() -> None:
+    by_slice = {"*": [3, 5], "web/out": [4, 6]}
+    assert recovery_words.decided_by(3, 5, None) == "model 3 with calibration 5"
+    assert recovery_words.decided_by(0, 0, None) == "the models that decided them"
+    assert recovery_words.decided_by(0, 0, by_slice) == (
+        "model 3 with calibration 5 in all other slices, model 4 with calibration 6 in web/out"
+    )
 
 
 def test_rollback_shows_what_it_considered(conn: database.Connection, command: Command) -> None:
