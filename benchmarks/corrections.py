@@ -12,7 +12,7 @@ from benchmarks.models import ACTOR
 from benchmarks.traffic import Traffic
 from clickledger.ledger import append, database
 from clickledger.ledger.records import Batch
-from clickledger.scoring import training
+from clickledger.scoring import velocity
 
 NEVER = 1e6  # a threshold in logits that no score reaches
 BATCH_CLICKS = 4096  # larger than a worker's: filling the ledger is not what is measured
@@ -23,7 +23,7 @@ class Mistaken:
 
     def __init__(self, conn: database.Connection) -> None:
         self._conn = conn
-        self._bad = models.register(conn, training.velocity_model(1), -NEVER)
+        self._bad = models.register(conn, velocity.velocity_model(1), -NEVER)
         self.stable = models.register(conn, models.network(), NEVER)
         self.epoch = models.deploy(conn, self._bad)
         self._traffic = Traffic(deployment_epoch=self.epoch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks import models
 from benchmarks.ground import Figure, Ground, Result, quantile, say
@@ -24,14 +24,11 @@ TRAINED = {False: 1_000_000, True: 2_000}
 
 def run(ground: Ground) -> Result:
     """Times of calls by batch, and seconds of training."""
-    result, threads = Result(), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        network = models.network()
+    result = Result()
+    network = models.network()
+    with threadpool_limits(1):
         for batch in BATCHES:
             _forward(network, batch, ROWS[ground.quick], result)
-    finally:
-        torch.set_num_threads(threads)
     _train(TRAINED[ground.quick], result)
     return result
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clickledger.ledger import database, deployments
-from clickledger.scoring import feature_spec, training, transform
+from clickledger.scoring import feature_spec, training, transform, velocity
 from clickledger.scoring import model as models_
 from clickledger.scoring.model import Layer, Model
 
@@ -54,5 +54,5 @@ def deploy(conn: database.Connection, live: Versions, shadow: Versions | None = 
 
 def deploy_usual(conn: database.Connection) -> None:
     """A network live and the velocity rule in shadow: what a worker has to do on an ordinary day."""
-    stable = register(conn, training.velocity_model(20), 0.0)
+    stable = register(conn, velocity.velocity_model(20), 0.0)
     deploy(conn, register(conn, network(), 1.0), stable)

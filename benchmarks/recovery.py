@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks import live, models
 from benchmarks.corrections import Mistaken
@@ -44,7 +44,7 @@ def run(ground: Ground) -> Result:
 
 def _pipe(ground: Ground, result: Result) -> None:
     clicks = QUICK_CLICKS if ground.quick else CLICKS
-    torch.set_num_threads(1)  # as in Celery's workers
+    threadpool_limits(1)  # as in Celery's workers
     with database.connect(ground.fresh_database()) as conn:
         mistaken = Mistaken(conn)
         span = mistaken.append(clicks)

@@ -15,7 +15,7 @@ import numpy as np
 
 from clickledger.ledger import append, database, deployments, outcomes
 from clickledger.ledger.records import Batch
-from clickledger.scoring import decide, feature_spec, training
+from clickledger.scoring import decide, feature_spec, velocity
 from clickledger.scoring import model as models_
 
 STABLE_LIMIT, BAD_LIMIT = 20, 3
@@ -29,7 +29,7 @@ Versions = tuple[int, int]
 
 def register(conn: database.Connection, clicks_per_hour: int) -> Versions:
     """A velocity rule and its calibration, by version."""
-    model = training.velocity_model(clicks_per_hour)
+    model = velocity.velocity_model(clicks_per_hour)
     version = deployments.register_model(conn, models_.to_artefact(model), model.kind, {}, "tests")
     return version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "tests")
 

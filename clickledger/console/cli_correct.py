@@ -17,6 +17,7 @@ import typer
 from clickledger import errors
 from clickledger.console import output
 from clickledger.console import recovery_words as words
+from clickledger.console.acting import person
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.ledger import database, sparse
@@ -56,8 +57,8 @@ def correct(
         rejected += _unusable(stated, clicks)
         _refuse(file, rejected, len(lines), as_json)
         told = [sparse.Correction(clicks[s.click][0].bytes, s.verdict, s.reason) for s in stated]
-        planned = sparse.plan(conn, told, actor=words.actor(), reason=reason)
-        compared = publishing.compare(conn, planned.run_id, words.actor())
+        planned = sparse.plan(conn, told, actor=person(), reason=reason)
+        compared = publishing.compare(conn, planned.run_id, person())
         run = progress.of_run(conn, planned.run_id)
     words.show_comparison(compared)
     output.say(f"run {run.run_id} corrects {run.clicks} clicks; nothing in force has changed yet")

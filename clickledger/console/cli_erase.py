@@ -8,6 +8,7 @@ import typer
 
 from clickledger import errors
 from clickledger.console import home, output, processes, services
+from clickledger.console.acting import person
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database
 from clickledger.ledger.rights import Role
@@ -31,8 +32,7 @@ def erase_identities(
 
     The ledger still verifies. Copies of the key file in backups and snapshots are yours to destroy.
     """
-    from clickledger.console.recovery_words import actor  # noqa: PLC0415 - loads what other commands need not pay
-    from clickledger.scoring import erasure, pseudonym_key  # noqa: PLC0415 - as above
+    from clickledger.scoring import erasure, pseudonym_key  # noqa: PLC0415 - loads what other commands need not pay
 
     settings = services.attach(load(folder))
     _check_key_is_ours(settings)
@@ -41,7 +41,7 @@ def erase_identities(
     if not yes:
         raise errors.Refused(f"this destroys {path} for good, for every user in the ledger: expected --yes")
     with database.connect(str(settings.database_url), application_name="clickledger erase", role=Role.INGESTER) as conn:
-        erased = erasure.erase(conn, path, actor(), reason)
+        erased = erasure.erase(conn, path, person(), reason)
     output.say(f"the key of the pseudonyms is destroyed, entry {erased.position}, fingerprint {erased.fingerprint}")
     output.say("not reached: backups and snapshots of the key file, old blocks of the disk, processes elsewhere")
     output.hint("clickledger up; the next click makes a new key, and every user counts as new")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clickledger.console import output
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.model_promotion import ActorOption
 from clickledger.console.recovery_words import ledger
 from clickledger.ledger.rights import Role
 
@@ -40,7 +40,7 @@ def set_table(
         Path, typer.Argument(help="One network a line, as 192.0.2.0/24 or 2001:db8::/32; # begins a remark.")
     ],
     reason: ReasonOption,
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +51,7 @@ def set_table(
     content = facts.read_file(file)
     table = networks.parse(content)
     with ledger(folder) as conn:
-        version = facts.register(conn, name, content, actor=actor, reason=reason)
+        version = facts.register(conn, name, content, actor=person(actor), reason=reason)
         told = _told(conn, version)
     output.say(
         f"version {version} of {name}: {table.rows:,} networks, {table.ipv4_addresses:,} IPv4 addresses among them; "
@@ -65,7 +65,7 @@ def set_table(
 def deploy(
     version: VersionArgument,
     reason: ReasonOption,
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +81,7 @@ def deploy(
 
 
 def withdraw(
-    reason: ReasonOption, actor: ActorOption = "cli", folder: HomeOption = None, as_json: JsonOption = False
+    reason: ReasonOption, actor: ActorOption = None, folder: HomeOption = None, as_json: JsonOption = False
 ) -> None:
     """Record snapshots without a table again. Refused (3) while a model that decides or runs in shadow reads it."""
     epoch = _put_in_force(0, reason, actor, folder)
@@ -90,11 +90,11 @@ def withdraw(
         output.result({"epoch": epoch, "facts_version": 0})
 
 
-def _put_in_force(version: int, reason: str, actor: str, folder: Path | None) -> int:
+def _put_in_force(version: int, reason: str, actor: str | None, folder: Path | None) -> int:
     from clickledger.scoring import facts_deployment  # noqa: PLC0415 - loads torch, which others need not pay
 
     with ledger(folder) as conn:
-        return facts_deployment.put_in_force(conn, version, actor=actor, reason=reason)
+        return facts_deployment.put_in_force(conn, version, actor=person(actor), reason=reason)
 
 
 def list_tables(folder: HomeOption = None, as_json: JsonOption = False) -> None:

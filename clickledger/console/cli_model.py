@@ -19,8 +19,8 @@ from clickledger.console import (
     moments,
     output,
 )
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.model_promotion import ActorOption
 from clickledger.console.recovery_words import ledger
 from clickledger.errors import Refused
 from clickledger.ledger import database
@@ -68,7 +68,7 @@ def train(
     at_knee: Annotated[bool, typer.Option("--at-knee", help="Budget: the FPR at the knee of the curve.")] = False,
     coverage_min: Annotated[float, typer.Option(help="Least share of crowded sessions' clicks, by slice.")] = 0.3,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "training by hand",
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,7 +83,7 @@ def train(
         try:
             learned = learn.learn(
                 conn,
-                actor=actor,
+                actor=person(actor),
                 reason=reason,
                 kind=kind,
                 fpr_max=None if at_knee else fpr_max,

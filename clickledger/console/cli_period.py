@@ -11,9 +11,10 @@ import typer
 
 from clickledger import errors
 from clickledger.console import output
+from clickledger.console.acting import person
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import actor, ledger
+from clickledger.console.recovery_words import ledger
 from clickledger.ledger import billing
 from clickledger.ledger.rights import Role
 
@@ -40,7 +41,7 @@ def close(
                 f"close {period}: no line posts to it any more, back-charges are written off, and it is never open "
                 "again; add --yes to do it"
             )
-        position = billing.close_period(conn, period, actor(), reason)
+        position = billing.close_period(conn, period, person(), reason)
     output.say(f"period {period} is closed since position {position}; comparisons made before it are stale")
     output.hint("clickledger period list")
     if as_json:

@@ -11,9 +11,10 @@ import typer
 from clickledger import errors
 from clickledger.console import moments, output
 from clickledger.console import recovery_words as words
-from clickledger.console.cli_recovery import ActorOption, ReasonOption
+from clickledger.console.acting import ActorOption, person
+from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import attached, connected, ledger, named
+from clickledger.console.recovery_words import attached, connected, ledger
 from clickledger.ledger import database, deployments, runs
 from clickledger.ledger.authority_map import BACKTEST, RANGE
 
@@ -95,7 +96,7 @@ def plan(
             what = _what(conn, model, calibration, recompute, backtest, scope)
             made = _of_range(conn, positions, times, deployment, counters, timedelta(seconds=margin), what)
         shown = preview.preview(conn, made, chosen.replay_workers)
-        plans.keep(conn, made, shown.fields(), named(None))
+        plans.keep(conn, made, shown.fields(), person())
     words.show_plan(made, shown)
     output.hint(f"clickledger replay start {made.digest} --reason ...")
     if as_json:
@@ -156,8 +157,8 @@ def start(
 
     with ledger(folder) as conn:
         made = plans.find(conn, digest)
-        run = replay.start(conn, made, named(actor), reason)
-    by = f"model {run.model_version}" if run.model_version != runs.OWN else "the models that decided them"
+        run = replay.start(conn, made, person(actor), reason)
+    by = words.decided_by(run.model_version, run.calibration_version, run.routes)
     output.say(f"run {run.run_id} replays {run.row_count} clicks through {by}")
     output.hint(f"clickledger replay watch {run.run_id}")
     if as_json:

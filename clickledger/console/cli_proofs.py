@@ -10,8 +10,9 @@ import typer
 
 from clickledger import errors, verify_bundle
 from clickledger.console import cli_audit, output, proofs
+from clickledger.console.acting import person
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import actor, attached, connected, ledger
+from clickledger.console.recovery_words import attached, connected, ledger
 from clickledger.ledger import (
     checkpoint_key_file,
     checkpoint_keys,
@@ -51,7 +52,7 @@ def prove(
     chosen = attached(folder)
     with connected(chosen) as conn:
         click_id = provenance.find(conn, click)
-        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen), actor())
+        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen), person())
         verified = proofs.checked(conn, bundle)
         signer = checkpoint_keys.in_force(checkpoint_keys.history(conn), verified.statement["as_of"])
     place = file or Path(f"proof-{click_id}.json")
@@ -85,7 +86,7 @@ def checkpoint(
         key = None if show else checkpoint_key_file.of(chosen)
         if not show and key is None:
             raise errors.NotFound("expected a key that signs checkpoints, got none: clickledger audit key new")
-        point = checkpoints.sign(conn, key, actor(), advance) if key else checkpoints.newest(conn)
+        point = checkpoints.sign(conn, key, person(), advance) if key else checkpoints.newest(conn)
     if point is None:
         raise errors.NotFound("the ledger has no checkpoint yet: clickledger audit checkpoint")
     output.say(f"checkpoint over {point.size} entries of {point.origin}")
@@ -107,7 +108,7 @@ def continue_(
     """Write what shows the holder of a checkpoint, offline, that the log has only grown since."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        proof = proof_bundle.consistency(conn, proofs.read_checkpoint(held), checkpoint_key_file.of(chosen), actor())
+        proof = proof_bundle.consistency(conn, proofs.read_checkpoint(held), checkpoint_key_file.of(chosen), person())
         known = checkpoint_keys.history(conn)
     old, new = (checkpoints.parse(proof.fields[side]) for side in ("old", "new"))
     signers = dict.fromkeys(f"--key {checkpoint_keys.in_force(known, point.size)}" for point in (old, new))
@@ -123,7 +124,7 @@ def key_new(reason: ReasonOption = "the first key", folder: HomeOption = None, a
     """Make the key that signs checkpoints, and record it in the log."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        key = proofs.new_key(conn, chosen, actor(), reason)
+        key = proofs.new_key(conn, chosen, person(), reason)
     _show_key(str(key.verifier), as_json)
 
 
@@ -139,7 +140,7 @@ def key_rotate(
     """Put a new key in place of the one in force; the old one signs that it did so."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        key = proofs.rotate_key(conn, chosen, actor(), reason, lost=lost, to=to)
+        key = proofs.rotate_key(conn, chosen, person(), reason, lost=lost, to=to)
     if to:
         output.say(f"the new key is in {to}: put it in place of the old one")
     _show_key(str(key.verifier), as_json)

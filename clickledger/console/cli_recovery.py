@@ -12,13 +12,13 @@ import typer
 
 from clickledger import errors
 from clickledger.console import output, recovery_words
+from clickledger.console.acting import person
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import actor, ledger
+from clickledger.console.recovery_words import ledger
 from clickledger.ledger.rights import Role
 from clickledger.recovery import incidents, pages
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
-ActorOption = Annotated[str | None, typer.Option("--actor", help="Who does this, for the log; else the user's name.")]
 IncidentArgument = Annotated[int, typer.Argument(metavar="INCIDENT", help="Incident id, from `incident list`.")]
 
 
@@ -105,7 +105,7 @@ def incident_raise(
 ) -> None:
     """Raise an incident of the deployment in force by hand: what a page shows may be a model's fault, or not."""
     with ledger(folder) as conn:
-        raised = incidents.raise_by_hand(conn, model, actor(), reason)
+        raised = incidents.raise_by_hand(conn, model, person(), reason)
         following = recovery_words.after_incident(conn, raised)
     output.say(f"incident {raised.incident_id}: model {raised.model_version} of epoch {raised.deployment_epoch}")
     output.hint(following)
@@ -121,7 +121,7 @@ def incident_ack(
 ) -> None:
     """Say that you are at it; the incident is in your hands from now on."""
     with ledger(folder) as conn:
-        entry = incidents.acknowledge(conn, incident_id, actor(), reason)
+        entry = incidents.acknowledge(conn, incident_id, person(), reason)
         incident = incidents.get(conn, incident_id)
     output.say(f"incident {incident_id} is in the hands of {entry.actor}")
     output.hint(f"clickledger incident show {incident_id}")
@@ -137,7 +137,7 @@ def incident_note(
 ) -> None:
     """Write something down with an incident; it goes into the log and moves nothing."""
     with ledger(folder) as conn:
-        entry = incidents.note(conn, incident_id, text, actor())
+        entry = incidents.note(conn, incident_id, text, person())
     output.say(f"noted at position {entry.position}")
     output.hint(f"clickledger incident show {incident_id}")
     if as_json:
@@ -161,7 +161,7 @@ def incident_abandon(
 ) -> None:
     """Set an incident aside; only what happens from now on can raise it again."""
     with ledger(folder) as conn:
-        moved = incidents.move(conn, incident_id, incidents.Status.ABANDONED, actor(), reason)
+        moved = incidents.move(conn, incident_id, incidents.Status.ABANDONED, person(), reason)
     output.say(f"incident {incident_id} is abandoned")
     output.hint("clickledger incident list")
     if as_json:
@@ -185,9 +185,9 @@ def rollback(
         raise errors.InvalidInput("rollback: expected one of --incident and --model")
     with ledger(folder) as conn:
         if incident_id is not None:
-            done = rollback_.roll_back_incident(conn, incidents.get(conn, incident_id), actor(), reason)
+            done = rollback_.roll_back_incident(conn, incidents.get(conn, incident_id), person(), reason)
         else:
-            done = rollback_.roll_back(conn, int(model or 0), actor(), reason)
+            done = rollback_.roll_back(conn, int(model or 0), person(), reason)
         considered = [] if done is None else rollback_.considered(conn, done)
     if considered:
         recovery_words.show_considered(considered)

@@ -15,9 +15,10 @@ import typer
 from clickledger import errors, settings
 from clickledger.console import cli_plan, output, replay_watch
 from clickledger.console import recovery_words as words
-from clickledger.console.cli_recovery import ActorOption, ReasonOption
+from clickledger.console.acting import ActorOption, person
+from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import attached, connected, ledger, named
+from clickledger.console.recovery_words import attached, connected, ledger
 from clickledger.ledger import comparison, four_eyes, runs
 from clickledger.ledger.authority_map import SPARSE
 from clickledger.ledger.rights import Role
@@ -144,7 +145,7 @@ def pause(
 ) -> None:
     """Give out no more chunks of a run; those under way are finished."""
     with ledger(folder) as conn:
-        runs.pause(conn, run_id, named(actor), reason)
+        runs.pause(conn, run_id, person(actor), reason)
     output.say(f"run {run_id} is paused")
     output.hint(f"clickledger replay resume {run_id} --reason ...")
     if as_json:
@@ -160,7 +161,7 @@ def resume(
 ) -> None:
     """Go on with a paused run, where it stood."""
     with ledger(folder) as conn:
-        runs.resume(conn, run_id, named(actor), reason)
+        runs.resume(conn, run_id, person(actor), reason)
     output.say(f"run {run_id} goes on")
     output.hint(f"clickledger replay watch {run_id}")
     if as_json:
@@ -184,7 +185,7 @@ def compare(
     with ledger(folder) as conn:
         run = progress.of_run(conn, run_id)
         if not last and run.stage != "published":
-            publishing.compare(conn, run_id, named(actor))
+            publishing.compare(conn, run_id, person(actor))
             run = progress.of_run(conn, run_id)
         compared = comparison.latest(conn, run_id)
         detailed = effects.of_run(conn, run_id) if runs.get(conn, run_id).kind != SPARSE else None
@@ -215,7 +216,7 @@ def publish(
     """Put a run's decisions in force, all at once. Exit code 4 when the digest or the comparison is stale."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        done = publishing.publish(conn, run_id, digest, named(actor), reason, publishing.caps_of(chosen))
+        done = publishing.publish(conn, run_id, digest, person(actor), reason, publishing.caps_of(chosen))
     output.say(f"run {run_id} is in force since position {done.position} ({done.seconds * 1000:.1f} ms)")
     output.hint(f"clickledger replay revert {run_id} --reason ... would undo it")
     if as_json:
@@ -232,7 +233,7 @@ def revert(
     """Take a publication away: what it covered decides again."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        done = publishing.revert(conn, run_id, named(actor), reason, publishing.caps_of(chosen))
+        done = publishing.revert(conn, run_id, person(actor), reason, publishing.caps_of(chosen))
     output.say(f"run {run_id} is no longer in force since position {done.position} ({done.seconds * 1000:.1f} ms)")
     output.hint(f"clickledger replay compare {run_id}, to publish it again")
     if as_json:
@@ -248,7 +249,7 @@ def propose_revert(
 ) -> None:
     """Propose that somebody else reverts a publication: above a cap it takes two people."""
     with ledger(folder) as conn:
-        entry = four_eyes.propose_revert(conn, run_id, named(actor), reason)
+        entry = four_eyes.propose_revert(conn, run_id, person(actor), reason)
     output.say(f"reverting run {run_id} is proposed, at position {entry.position}")
     output.hint(f"clickledger replay revert {run_id} --reason ..., by somebody else")
     if as_json:
@@ -264,7 +265,7 @@ def cancel(
 ) -> None:
     """Give a run up, at any stage but published; its rows stay as evidence."""
     with ledger(folder) as conn:
-        publishing.abandon(conn, run_id, named(actor), reason)
+        publishing.abandon(conn, run_id, person(actor), reason)
     output.say(f"run {run_id} is abandoned")
     output.hint("clickledger replay list")
     if as_json:
@@ -300,7 +301,7 @@ def retry(
     released = 0
     with ledger(folder) as conn:
         if reprocess is Reprocess.ALL:
-            run_id = replay.again(conn, run_id, named(actor), reason or f"in place of run {run_id}").run_id
+            run_id = replay.again(conn, run_id, person(actor), reason or f"in place of run {run_id}").run_id
             output.say(f"run {run_id} decides all of them again")
         else:
             released = chunks.release(conn, run_id, leased=reprocess is Reprocess.MISSING)

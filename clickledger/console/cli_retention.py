@@ -14,9 +14,10 @@ import typer
 
 from clickledger import errors
 from clickledger.console import output
+from clickledger.console.acting import person
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.recovery_words import actor, ledger
+from clickledger.console.recovery_words import ledger
 from clickledger.ledger import departed, partitions, retention
 from clickledger.ledger.rights import Role
 
@@ -39,7 +40,7 @@ def hold(
 ) -> None:
     """Keep days from being detached or dropped, until the hold is released."""
     with ledger(folder, Role.OWNER) as conn:
-        made = retention.hold(conn, first.date(), last.date(), actor(), reason)
+        made = retention.hold(conn, first.date(), last.date(), person(), reason)
     output.say(f"legal hold {made.hold_id}: {made.first_day} to {made.last_day} stay")
     output.hint("clickledger retention holds")
     if as_json:
@@ -54,7 +55,7 @@ def release(
 ) -> None:
     """Lift a legal hold."""
     with ledger(folder, Role.OWNER) as conn:
-        made = retention.release(conn, hold_id, actor(), reason)
+        made = retention.release(conn, hold_id, person(), reason)
     output.say(f"legal hold {hold_id} over {made.first_day} to {made.last_day} is released")
     output.hint("clickledger retention plan")
     if as_json:
@@ -115,7 +116,7 @@ def detach(
                 f"detach {day:%Y-%m-%d}: its clicks and decisions can be read and corrected no more, the sums stay; "
                 "add --yes to do it"
             )
-        done = retention.detach(conn, day.date(), actor(), reason, months)
+        done = retention.detach(conn, day.date(), person(), reason, months)
     output.say(f"{done.day} left at position {done.position}: {done.clicks} clicks, {done.delayed} delayed decisions")
     output.hint(_next_of(done))
     if as_json:
@@ -136,7 +137,7 @@ def drop(
             raise errors.Refused(
                 f"drop {day:%Y-%m-%d}: its rows are gone for ever; export them (pg_dump {names}), then add --yes"
             )
-        done = retention.drop(conn, day.date(), actor(), reason)
+        done = retention.drop(conn, day.date(), person(), reason)
     output.say(f"the tables of {done.day} were dropped at position {done.dropped_position}")
     output.hint("clickledger audit verify")
     if as_json:

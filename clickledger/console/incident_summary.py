@@ -39,6 +39,7 @@ def facts(conn: database.Connection, incident: Incident) -> dict[str, Any]:
         "to_valid": None if compared is None else compared.summary["to_valid"],
         "to_invalid": None if compared is None else compared.summary["to_invalid"],
         "money": {} if compared is None else _money(compared),
+        "left_to_people": _left_to_people(told, incident),
         "published_at": _time(_last(told, "replay_published")) if incident.status.value == "published" else None,
         "notes": [{"at": _time(e), "actor": e.actor, "text": e.reason} for e in told if e.kind == incidents.NOTED],
         "next": words.after_incident(conn, incident),
@@ -74,7 +75,10 @@ def _done(said: dict[str, Any]) -> str:
     done = f"rolled back at {said['rolled_back_at']}, model {models} decides since"
     if said["run_id"] is not None:
         done += f"; run {said['run_id']} decides {said['clicks']:,} clicks again"
-    return done + (f"; published at {said['published_at']}." if said["published_at"] else "; not published.")
+    if said["published_at"]:
+        return f"{done}; published at {said['published_at']}."
+    why = said["left_to_people"]
+    return f"{done}; not published" + (f", which is left to people: {why}." if why else ".")
 
 
 def _change(said: dict[str, Any]) -> str:
@@ -108,6 +112,13 @@ def _onset(conn: database.Connection, evidence: dict[str, Any]) -> str | None:
 
 def _last(told: Sequence[log.Entry], kind: str) -> log.Entry | None:
     return next((entry for entry in reversed(told) if entry.kind == kind), None)
+
+
+def _left_to_people(told: Sequence[log.Entry], incident: Incident) -> str | None:
+    """Why the incident's run was not published by itself; None where that was not tried, or is settled."""
+    proposed = _last(told, incidents.PUBLICATION_PROPOSED)
+    waits = incident.status is incidents.Status.COMPARED
+    return proposed.reason if proposed and waits and proposed.payload["run_id"] == incident.run_id else None
 
 
 def _time(entry: log.Entry | None) -> str | None:

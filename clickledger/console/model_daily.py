@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clickledger.console import moments, output
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.model_promotion import ActorOption
 from clickledger.console.recovery_words import attached, connected
 from clickledger.errors import ClickledgerError
 
@@ -32,7 +32,7 @@ def daily(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Begin anew what was refused or failed that day.")] = False,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "daily run by hand",
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,7 +62,7 @@ def daily(
 
         try:
             ended = daily_training.run(
-                conn, plan, actor=actor, reason=reason, on_step=on_step, again=again or overridden is not None
+                conn, plan, actor=person(actor), reason=reason, on_step=on_step, again=again or overridden is not None
             )
         except ClickledgerError:
             _tell_refusal(daily_runs.of_day(conn, day), day.isoformat())

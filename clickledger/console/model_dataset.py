@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clickledger.console import output, services
+from clickledger.console.acting import person
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database
 from clickledger.ledger.rights import Role
@@ -55,14 +56,14 @@ def override(
 
     settings = services.attach(load(folder))
     with database.connect(str(settings.database_url), application_name="clickledger model", role=Role.REPLAYER) as conn:
-        entry = guardrails.override(conn, position, actor=actor, reason=reason)
+        entry = guardrails.override(conn, position, actor=person(actor), reason=reason)
     payload = entry.payload
     if payload["subject"] == guardrails.BEHAVIOUR:
         model, calibration = payload["model_version"], payload["calibration_version"]
-        output.say(f"entry {entry.position}: {actor} lets model {model} with calibration {calibration} pass")
+        output.say(f"entry {entry.position}: {entry.actor} lets model {model} with calibration {calibration} pass")
         output.hint(f"clickledger model promote {model} --calibration {calibration} --canary")
     else:
-        output.say(f"entry {entry.position}: {actor} lets the set of entry {payload['dataset_position']} pass")
+        output.say(f"entry {entry.position}: {entry.actor} lets the set of entry {payload['dataset_position']} pass")
         output.hint(f"clickledger model train --overridden {entry.position}")
     if as_json:
         output.result({"position": entry.position, **payload})

@@ -11,6 +11,7 @@ import typer
 
 from clickledger import errors
 from clickledger.console import cli_recovery, output
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
 from clickledger.ledger import database, deployments
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # comes with numpy, which others need not pay
 REFUSED = errors.Refused.exit_code
 ModelArgument = Annotated[int, typer.Argument(help="Model version, from `model list`.")]
 CalibrationOption = Annotated[int | None, typer.Option(help="Calibration version; default the model's newest.")]
-ActorOption = Annotated[str, typer.Option("--actor", help="Who does this; goes into the log.")]
 
 
 def register(models: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def judge(
     model: ModelArgument,
     calibration: CalibrationOption = None,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "before its promotion",
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,7 +49,7 @@ def judge(
 
     with ledger(folder) as conn, output.progress(f"judging model {model}") as steps:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
-        found = behaviour.judge(conn, model, chosen, actor=actor, reason=reason, progress=steps.describe)
+        found = behaviour.judge(conn, model, chosen, actor=person(actor), reason=reason, progress=steps.describe)
     lines = [
         (f.guard, "passed" if f.passed else "REFUSED", f.sentence().split(": ", 1)[1], f.note) for f in found.findings
     ]
@@ -85,7 +85,7 @@ def promote(
     shadow_hours_min: Annotated[float, typer.Option(help="Hours in shadow to ask for; goes into the log.")] = 24.0,
     canary_hours_min: Annotated[float, typer.Option(help="Hours as canary to ask for, before all.")] = 1.0,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "promoted",
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,7 +99,7 @@ def promote(
     with ledger(folder) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
         stage = promotion.begin_canary if canary else promotion.promote
-        done = stage(conn, (model, chosen), actor=actor, reason=reason, terms=terms)
+        done = stage(conn, (model, chosen), actor=person(actor), reason=reason, terms=terms)
         watched = _watched(conn)
     whom = f"{share:.0%} of the users" if canary else "all users"
     output.say(f"epoch {done.epoch}: model {model} with calibration {chosen} decides for {whom}{watched}")
@@ -118,7 +118,7 @@ def deploy(
     ] = False,
     reason: Annotated[str, typer.Option(help="Why no guard is passed; goes into the log. Required.")] = "",
     calibration: CalibrationOption = None,
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +136,7 @@ def deploy(
     with ledger(folder) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
         shadowing.require_model_fed(conn, model)
-        epoch = deployments.promote(conn, model, chosen, actor, reason, {"unguarded": True})
+        epoch = deployments.promote(conn, model, chosen, person(actor), reason, {"unguarded": True})
         watched = _watched(conn)
     output.say(f"epoch {epoch}: model {model} with calibration {chosen} decides; it passed no guard{watched}")
     output.hint("clickledger incident list; undo with: clickledger model rollback --reason WHY")

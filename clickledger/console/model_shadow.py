@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from clickledger.console import output
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
-from clickledger.console.model_promotion import ActorOption, CalibrationOption, ModelArgument
+from clickledger.console.model_promotion import CalibrationOption, ModelArgument
 from clickledger.console.recovery_words import ledger
 from clickledger.ledger import aliases, deployments
 
@@ -23,7 +24,7 @@ def shadow(
     calibration: CalibrationOption = None,
     leave: Annotated[bool, typer.Option("--leave", help="Take it out of the shadow instead.")] = False,
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")] = "by hand",
-    actor: ActorOption = "cli",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,10 +33,10 @@ def shadow(
 
     with ledger(folder) as conn:
         if leave:
-            epoch = shadowing.leave(conn, model, actor=actor, reason=reason)
+            epoch = shadowing.leave(conn, model, actor=person(actor), reason=reason)
         else:
             chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
-            epoch = shadowing.enter(conn, model, chosen, actor=actor, reason=reason)
+            epoch = shadowing.enter(conn, model, chosen, actor=person(actor), reason=reason)
         candidates = aliases.of(deployments.current(conn).routing)["candidate"]
     named = ", ".join(f"model {model} with calibration {calibration}" for model, calibration in candidates)
     output.say(f"epoch {epoch}: candidates in shadow are {named or 'none'}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,23 +29,11 @@ WORDS = {
     "incident_noted": "note",
     "incident_acknowledged": "acknowledged",
     "rollback_proposed": "rollback proposed",
+    "publication_proposed": "publication left to people",
 }
 MICROS = 1_000_000
 COUNTS = ("clicks", "to_valid", "to_invalid", "to_undecided", "carried")
 SELDOM = ("to_undecided", "carried")  # left out where all are 0, so that a table fits a narrow terminal
-
-
-def actor() -> str:
-    """Who gives the command, for the log."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"
-
-
-def named(given: str | None) -> str:
-    """Who gives the command: as they say, or the user's name."""
-    return given or actor()
 
 
 def attached(folder: Path | None) -> settings.Settings:
@@ -162,12 +149,18 @@ def _raises_at(reading: dict[str, Any]) -> str:
     return " or ".join(filter(None, (alone, together)))
 
 
+def decided_by(model: int, calibration: int, routes: Mapping[str, Sequence[int]] | None) -> str:
+    """By which models a plan or run decides."""
+    if routes is not None:
+        named = [f"model {m} with calibration {c} in {slice_}" for slice_, (m, c) in sorted(routes.items())]
+        return ", ".join(named).replace(" in *", " in all other slices")
+    return f"model {model} with calibration {calibration}" if model else "the models that decided them"
+
+
 def show_plan(plan: Plan, preview: Preview) -> None:
     """A plan and what it would do."""
     estimate = preview.estimate
-    through = f"model {plan.model_version} with calibration {plan.calibration_version}"
-    if not plan.model_version:
-        through = "the models that decided them"
+    through = decided_by(plan.model_version, plan.calibration_version, plan.routes)
     aside = ", as a backtest" if plan.kind == BACKTEST else ""
     output.say(
         f"{plan.mode} {preview.clicks} clicks at positions [{plan.lo}, {plan.hi}) in {preview.chunks} chunks through "

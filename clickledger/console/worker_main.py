@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
-import torch
+from threadpoolctl import threadpool_limits
 
 from clickledger import settings as settings_
 from clickledger.console import intake_settings, services
@@ -24,12 +25,13 @@ from clickledger.scoring.worker import Worker, WorkerConfig
 from clickledger.settings import Settings
 
 logger = logging.getLogger("clickledger.worker")
+ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # one of these is there where torch could find a device
 
 
 def main() -> int:
     """Run one worker until it is told to end; the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(1)  # a batch takes less than a millisecond: threads would only get in each other's way
+    threadpool_limits(1)  # a batch takes less than a millisecond: threads would only get in each other's way
     try:
         worker = Worker(configuration(services.attach(settings_.load())))
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -63,9 +65,13 @@ def configuration(settings: Settings) -> WorkerConfig:
 
 
 def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
+    if wanted != "auto":
+        return wanted
+    if not any(Path(node).exists() for node in ACCELERATORS):
+        return "cpu"
+    import torch  # noqa: PLC0415 - takes 2 s and 200 MB, which a worker without an accelerator need not pay
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

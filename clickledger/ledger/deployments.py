@@ -180,13 +180,16 @@ def amend(
     extra: dict[str, Any] | None = None,
     *,
     always: bool = False,
+    require: Callable[[log.Writer], None] = lambda _: None,
 ) -> int:
     """Deploy what `change` makes of the routing in force, which nobody replaces meanwhile; the epoch then in force.
 
+    `require` looks at what must still be so, and raises where it is not, before anything is changed.
     `extra` goes into the payload of the entry. Nothing is recorded where `change` changes nothing, unless `always`:
     that somebody put a model in force is worth an entry by itself.
     """
     with log.writing(conn) as writer:
+        require(writer)
         epoch, text = writer.execute(SELECT_ROUTING)[0]
         routing = change(json.loads(text))
         if routing == json.loads(text) and not always:

@@ -187,6 +187,7 @@ ENTRIES: Mapping[str, Roles] = {
     "incident_moved": _REPLAYER,
     "incident_noted": _REPLAYER,
     "rollback_proposed": _REPLAYER,
+    "publication_proposed": _REPLAYER,
     "incident_acknowledged": _REPLAYER,
     "signal_paged": _REPLAYER,
     "signal_cleared": _REPLAYER,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,13 +21,19 @@ from clickledger.ledger.authority_map import BACKTEST, RANGE, ClickIds
 CHUNK_ROWS = 10_000
 RECOUNTED_CHUNK_ROWS = 50_000  # each reads the clicks of the longest window before it: fewer and larger ones
 RESCORE, RECOMPUTE = "rescore", "recompute"  # on recorded snapshots; on snapshots counted again from the log
-OWN = 0  # model and calibration of a recompute run that decides each click by those its live decision names
+# Model and calibration of a run that names none for all clicks: it decides each by those of its routes, or has none and
+# decides each by those its live decision names (recompute only).
+OWN = 0
+ANY_SLICE = "*"
+Routes = Mapping[str, tuple[int, int]]  # slice, or "*" for all others -> model and calibration
 SELECT_BATCHES = """
     SELECT position, row_count FROM log
     WHERE position >= %s AND position < %s AND kind = 'clicks_decided' ORDER BY position"""
 SELECT_RUN = """
     SELECT run_id, lower(positions), upper(positions), mode, model_version, calibration_version, scope, row_count,
-           incident_id, status, content_digest, click_id_min, click_id_max, kind, paused_position
+           incident_id, status, content_digest, click_id_min, click_id_max, kind, paused_position,
+           CASE WHEN model_version = 0
+                THEN (SELECT l.payload::json ->> 'routes' FROM log l WHERE l.position = run_id) END
     FROM replay_runs WHERE run_id = %s"""
 INSERT_RUN = """
     INSERT INTO replay_runs (run_id, positions, mode, model_version, calibration_version, scope, row_count, incident_id,
@@ -71,6 +77,14 @@ class Run:
     click_id_max: uuid.UUID | None = None
     kind: str = RANGE  # or BACKTEST; or SPARSE: some clicks logged in the range, by stated decisions
     paused_position: int | None = None
+    routes_text: str | None = None  # JSON, as its entry says
+
+    @property
+    def routes(self) -> Routes | None:
+        """By which model and calibration each slice is decided, where they are several; None for other runs."""
+        if self.routes_text is None:
+            return None
+        return {name: (pair[0], pair[1]) for name, pair in json.loads(self.routes_text).items()}
 
     @property
     def click_ids(self) -> ClickIds:
@@ -103,6 +117,7 @@ def plan(
     mode: str = RESCORE,
     kind: str = RANGE,
     scope: dict[str, list[str]] | None = None,
+    routes: Routes | None = None,
     incident_id: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
     plan_digest: str | None = None,
@@ -110,11 +125,13 @@ def plan(
 ) -> Run:
     """Plan a run over positions [lo, hi): its manifest and chunks, one log entry.
 
+    `routes` decide by slice, with model and calibration `OWN`; they are in the entry only.
     `also` is called with the run's id in the same transaction: what it refuses leaves no run behind. Raises
-    InvalidInput when the range is not below the head, NotFound without such a calibration, Refused when the range holds
-    no click.
+    InvalidInput when the range is not below the head or a model is named beside routes, NotFound without such a
+    calibration, Refused when the range holds no click.
     """
     _check_kind(mode, kind)
+    _check_routes(routes, model_version)
     head = log.head(conn)
     if not 1 <= lo < hi <= head.position + 1:
         raise errors.InvalidInput(f"positions: expected a range within [1, {head.position + 1}), got [{lo}, {hi})")
@@ -123,8 +140,8 @@ def plan(
         raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
     last = log.entry(conn, hi - 1)
     with log.writing(conn) as writer:
-        if mode == RESCORE or model_version != OWN:
-            _check_calibration(writer, model_version, calibration_version)
+        for pair in _pairs(mode, model_version, calibration_version, routes):
+            _check_calibration(writer, *pair)
         if gone := writer.execute("SELECT day FROM detached_days WHERE position > %s", (head.position,)):
             raise errors.Conflict(f"{gone[0][0]} was detached while the run was planned: plan again")
         rows = sum(chunk.row_count for chunk in chunks)
@@ -141,6 +158,8 @@ def plan(
             "kind": kind,
             "plan": plan_digest,
         }
+        if routes:
+            payload["routes"] = {name: list(pair) for name, pair in routes.items()}
         run_id = writer.record("replay_planned", payload, actor, reason).position
         scope_text = canonical.canonical_json(scope or {})
         identity = (run_id, lo, hi, mode, model_version, calibration_version, scope_text, rows, incident_id, kind)
@@ -178,6 +197,20 @@ def _check_kind(mode: str, kind: str) -> None:
         raise errors.InvalidInput(f"mode: expected {RESCORE} or {RECOMPUTE}, got {mode!r}")
     if kind not in (RANGE, BACKTEST):
         raise errors.InvalidInput(f"kind: expected {RANGE} or {BACKTEST}, got {kind!r}")
+
+
+def _check_routes(routes: Routes | None, model_version: int) -> None:
+    if routes is not None and (ANY_SLICE not in routes or model_version != OWN):
+        raise errors.InvalidInput(
+            f'routes: expected one of slice "*" and no model beside, got {sorted(routes)} and model {model_version}'
+        )
+
+
+def _pairs(mode: str, model_version: int, calibration_version: int, routes: Routes | None) -> set[tuple[int, int]]:
+    """The models and calibrations that a run names."""
+    if routes is not None:
+        return set(routes.values())
+    return {(model_version, calibration_version)} if mode == RESCORE or model_version != OWN else set()
 
 
 def _check_calibration(writer: log.Writer, model_version: int, calibration_version: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import after_setup_logger, worker_process_init
+from threadpoolctl import threadpool_limits
 
 from clickledger import settings
 from clickledger.errors import InvalidSetting
@@ -93,9 +94,7 @@ def task(function: Callable[..., None]) -> Any:
 def _step_back(**_: Any) -> None:
     """Workers scale by process; a pool of threads in each would only fight over the cores, which live clicks come
     first to."""
-    import torch  # noqa: PLC0415 - slow to import, and beat never needs it
-
-    torch.set_num_threads(1)
+    threadpool_limits(1)
     os.nice(NICENESS)
 
 

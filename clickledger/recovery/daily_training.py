@@ -4,21 +4,27 @@ Invariants:
 - one process at a time is at it: the lock and all it writes are on one connection, so whoever loses the lock can write
   nothing more;
 - a day has one run. Beat only wakes: whether one is due, or one that was cut short is to go on, the ledger says.
+
+What trains and judges loads torch, so it is imported where something is to be trained or judged: most wakings find
+nothing.
 """
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 from clickledger import errors
 from clickledger.ledger import aliases, database, deployments, log
 from clickledger.ledger.aliases import Pair
 from clickledger.recovery import steps
-from clickledger.scoring import behaviour, daily, daily_runs, guardrails, shadowing
-from clickledger.scoring.daily import OnStep, Plan
+from clickledger.scoring import daily_runs, shadowing
 from clickledger.scoring.daily_runs import Run
 from clickledger.scoring.findings import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from clickledger.scoring.daily import OnStep, Plan
 
 LOCK = "daily training"
 
@@ -28,10 +34,12 @@ def plan_of(day: date, at: time | None, now: datetime) -> Plan:
 
     Raises InvalidInput for a day that has not begun.
     """
+    from clickledger.scoring import daily  # noqa: PLC0415 - loads torch
+
     scheduled = datetime.combine(day, at, UTC) if at else now
     if datetime.combine(day, time(0), UTC) > now:
         raise errors.InvalidInput(f"as of {day}: expected a day that has begun, it is {now:%Y-%m-%d} UTC")
-    return Plan(day, math.floor(min(scheduled, now).timestamp() * 1000))
+    return daily.Plan(day, math.floor(min(scheduled, now).timestamp() * 1000))
 
 
 def due(conn: database.Connection, at: time, now: datetime) -> Plan | None:
@@ -54,6 +62,8 @@ def run(
     again: bool = False,
 ) -> Run:
     """`daily.run`, by nobody else at the same time. Raises Conflict when another process is at it."""
+    from clickledger.scoring import daily  # noqa: PLC0415 - loads torch
+
     with steps.alone(conn, LOCK) as mine:
         if not mine:
             raise errors.Conflict(f"run of {plan.day}: another process is at a daily run; ask again when it is done")
@@ -64,7 +74,11 @@ def wake(conn: database.Connection, at: time, *, actor: str) -> Run | None:
     """Do or go on with the run that is due; None when none is, or somebody is at it. Raises as `daily.run` does."""
     with steps.alone(conn, LOCK) as mine:
         plan = due(conn, at, datetime.now(UTC)) if mine else None
-        return daily.run(conn, plan, actor=actor, reason=f"scheduled for {plan.day}") if plan else None
+        if plan is None:
+            return None
+        from clickledger.scoring import daily  # noqa: PLC0415 - loads torch
+
+        return daily.run(conn, plan, actor=actor, reason=f"scheduled for {plan.day}")
 
 
 def judge_candidates(
@@ -98,19 +112,16 @@ def _due_candidates(conn: database.Connection, shadow_hours: float) -> list[tupl
 
 def _judgement(conn: database.Connection, pair: Pair, since: datetime) -> log.Entry | None:
     """The newest judgement of a pair's behaviour since then."""
+    from clickledger.scoring import behaviour  # noqa: PLC0415 - loads torch
+
     entries = log.read(conn, kinds=behaviour.JUDGEMENTS)
-    own = [entry for entry in entries if entry.recorded_at >= since and _pair(entry) == pair]
+    own = [entry for entry in entries if entry.recorded_at >= since and behaviour.is_of(entry, pair)]
     return own[-1] if own else None
 
 
-def _pair(entry: log.Entry) -> Pair | None:
-    payload = entry.payload
-    if guardrails.subject_of(entry) != guardrails.BEHAVIOUR:
-        return None
-    return payload["model_version"], payload["calibration_version"]
-
-
 def _judge(conn: database.Connection, pair: Pair, actor: str, limits: Limits) -> log.Entry | None:
+    from clickledger.scoring import behaviour  # noqa: PLC0415 - loads torch
+
     reason = "its time in shadow is over"
     try:
         judged = behaviour.judge(conn, *pair, actor=actor, reason=reason, limits=limits)

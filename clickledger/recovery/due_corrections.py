@@ -6,10 +6,12 @@ runs, compared and waiting for somebody to publish or cancel them.
 - An undecided click is decided by the model that its slice and user are routed to now: on its recorded snapshot, or,
   where it came too late or early to be counted, on one counted as if it had come in time. It is looked at an hour after
   it was recorded, when all that belongs before it is there.
-- A purchase after which its click is invalid in force is evidence of a person: the click is proposed as valid.
+- A purchase after which its click is invalid in force is evidence of a person: the click is proposed as valid. It is
+  looked at when the purchase or its click was recorded, and when a replay over the click was published or reverted.
 
 Invariants:
-- a click is proposed once for each of these, whatever becomes of the proposal;
+- a click is proposed once for each of these, whatever becomes of the proposal; again for its purchase only where the
+  correction was published, was not reverted, and a later replay decided otherwise;
 - more undecided clicks than a few corrections can hold (a model was absent for long, history was imported) are named by
   their positions instead, for a replay.
 """
@@ -47,19 +49,38 @@ SELECT_UNDECIDED = """
       AND (SELECT x.verdict FROM decision_of(d.click_id) x) = 'undecided'
     ORDER BY d.log_position, d.line LIMIT {limit}"""
 # Whichever of a purchase and its click is recorded later brings the pair.
+BOUGHT = """
+    SELECT o.click_id, o.log_position AS found_at, o.log_position AS bought_at FROM outcomes o
+    WHERE o.log_position >= {lo} AND o.log_position < {hi} AND o.kind = ANY (%(kinds)s)
+    UNION ALL
+    SELECT d.click_id, early.log_position, early.log_position FROM decisions d CROSS JOIN LATERAL (
+        SELECT o.log_position FROM outcomes o
+        WHERE o.click_id = d.click_id AND o.log_position < {lo} AND o.kind = ANY (%(kinds)s) OFFSET 0) early
+    WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'invalid'"""
+# A publication is looked at for what it made invalid, its revert for what it had kept from being so.
+BOUGHT_OF_RUN = """
+    SELECT o.click_id, {found_at}, o.log_position FROM outcomes o
+    JOIN delayed_decisions d ON d.click_id = o.click_id AND d.run_id = {run_id}
+    WHERE d.log_position >= {lo} AND d.log_position < {hi} AND (d.verdict = 'invalid') = {invalid}
+      AND o.kind = ANY (%(kinds)s)"""
+# A proposal that was published and not reverted was followed by another decision, or its click would not be invalid: by
+# a replay's, which knew nothing of the purchase, or by another correction, which somebody stated for that very click.
 SELECT_BOUGHT = """
-    SELECT click_id, min(log_position) FROM (
-        SELECT o.click_id, o.log_position FROM outcomes o
-        WHERE o.log_position >= {lo} AND o.log_position < {hi} AND o.kind = ANY (%(kinds)s)
-        UNION ALL
-        SELECT d.click_id, early.log_position FROM decisions d CROSS JOIN LATERAL (
-            SELECT o.log_position FROM outcomes o
-            WHERE o.click_id = d.click_id AND o.log_position < {lo} AND o.kind = ANY (%(kinds)s) OFFSET 0) early
-        WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'invalid') bought
-    WHERE (SELECT x.verdict FROM decision_of(bought.click_id) x) = 'invalid'
+    SELECT bought.click_id, min(found_at), min(bought_at), max(now.run_id)
+    FROM ({bought}) bought CROSS JOIN LATERAL decision_of(bought.click_id) now
+    LEFT JOIN replay_runs deciding ON deciding.run_id = now.run_id
+    WHERE now.verdict = 'invalid'
       AND NOT EXISTS (SELECT FROM delayed_decisions x JOIN replay_runs r USING (run_id)
-                      WHERE x.click_id = bought.click_id AND r.kind = 'sparse' AND x.verdict = 'valid')
+                      WHERE x.click_id = bought.click_id AND r.kind = 'sparse' AND x.verdict = 'valid'
+                        AND (deciding.kind = 'sparse' OR NOT EXISTS (
+                            SELECT FROM publications p WHERE p.run_id = r.run_id AND p.reverted_position IS NULL)))
     GROUP BY 1 ORDER BY 2, 1 LIMIT {limit}"""
+SELECT_REPLACED = """
+    SELECT run_id, lower(positions), upper(positions), coalesce(reverted_position, position),
+           reverted_position IS NULL
+    FROM publications
+    WHERE kind = 'range' AND coalesce(reverted_position, position) >= %s
+      AND coalesce(reverted_position, position) < %s"""
 SELECT_TRAFFIC = """
     SELECT 1 FROM log WHERE position >= %s AND position < %s AND kind IN ('clicks_decided', 'outcomes_recorded')
     LIMIT 1"""
@@ -98,6 +119,16 @@ class Look:
     too_many: list[int] | None = None  # positions [lo, hi) with more undecided clicks than corrections are for
 
 
+class Replaced(NamedTuple):
+    """A replay over log positions [lo, hi) that came into force, or was reverted, at position `found_at`."""
+
+    run_id: int
+    lo: int
+    hi: int
+    found_at: int
+    invalid: bool  # it came into force: what it made invalid is in question
+
+
 class Proposal(NamedTuple):
     """A proposed run that nobody has published or cancelled yet."""
 
@@ -110,21 +141,23 @@ class Proposal(NamedTuple):
 
 
 def look(conn: database.Connection, actor: str) -> Look | None:
-    """Propose what is to be corrected since the last look; None when no click or outcome was recorded since.
+    """Propose what is to be corrected since the last look.
 
-    While no model is deployed, undecided clicks wait.
+    None when no click or outcome was recorded since, and no replay published or reverted. While no model is deployed,
+    undecided clicks wait.
     """
     [(now,)] = conn.execute("SELECT clock_timestamp()").fetchall()
     since, end = _last_look(conn, now), log.head(conn).position + 1
     settled = max(log.first_at(conn, now - SETTLED_AFTER), since.undecided_upto)
     able = bool(deployments.current(conn).routing["routes"])
     resolvable = able and _has_traffic(conn, since.undecided_upto, settled)
-    if not resolvable and not _has_traffic(conn, since.bought_upto, end):
+    replaced = [Replaced(*row) for row in conn.execute(SELECT_REPLACED, (since.bought_upto, end))]
+    if not resolvable and not replaced and not _has_traffic(conn, since.bought_upto, end):
         return None
     found = Look(settled if able else since.undecided_upto, end)
     if resolvable:
         _resolve(conn, since.undecided_upto, settled, actor, found)
-    found.runs += _propose(conn, _bought(conn, since.bought_upto, end, found), actor, BOUGHT)
+    found.runs += _propose(conn, _bought(conn, since.bought_upto, end, replaced, found), actor, BOUGHT)
     log.record(conn, "corrections_proposed", asdict(found), actor)
     return found
 
@@ -194,20 +227,27 @@ def _snapshot(click: Undecided, again: Mapping[bytes, bytes]) -> bytes:
     return click.features if counted is None else feature_spec.with_facts_of(counted, click.features)
 
 
-def _bought(conn: database.Connection, lo: int, hi: int, found: Look) -> list[Correction]:
-    """Clicks invalid in force that led to a purchase, recorded within log positions [lo, hi) or its click was.
+def _bought(conn: database.Connection, lo: int, hi: int, replaced: Sequence[Replaced], found: Look) -> list[Correction]:
+    """Clicks invalid in force that led to a purchase.
 
-    Where there are more than one look proposes, the next one goes on at the last purchase.
+    Those of which the purchase or the click was recorded within log positions [lo, hi), and those that the replays
+    re-decided. Where there are more than one look proposes, the next one goes on where it ended.
     """
-    query = SELECT_BOUGHT.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX).encode()
+    parts = [BOUGHT.format(lo=int(lo), hi=int(hi)), *(BOUGHT_OF_RUN.format(**run._asdict()) for run in replaced)]
+    query = SELECT_BOUGHT.format(bought=" UNION ALL ".join(parts), limit=CLICKS_MAX).encode()
     rows = conn.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False).fetchall()
     found.bought = len(rows)
     if len(rows) == CLICKS_MAX:
         found.bought_upto = max(lo, rows[-1][1])
     return [
-        Correction(click_id.bytes, decide.VALID, f"led to a purchase, recorded at position {position}")
-        for click_id, position in rows
+        Correction(click_id.bytes, decide.VALID, _why_bought(bought_at, run_id))
+        for click_id, _, bought_at, run_id in rows
     ]
+
+
+def _why_bought(bought_at: int, run_id: int | None) -> str:
+    replaced = "" if run_id is None else f"; run {run_id} decided otherwise"
+    return f"led to a purchase, recorded at position {bought_at}{replaced}"
 
 
 def _propose(conn: database.Connection, corrections: Sequence[Correction], actor: str, what: str) -> list[int]:

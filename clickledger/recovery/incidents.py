@@ -19,9 +19,17 @@ from clickledger import errors
 from clickledger.ledger import database, deployments, log
 
 RAISED, MOVED, NOTED, ACKNOWLEDGED = "anomaly_raised", "incident_moved", "incident_noted", "incident_acknowledged"
-PROPOSED = "rollback_proposed"
+PROPOSED, PUBLICATION_PROPOSED = "rollback_proposed", "publication_proposed"
 BY_HAND = "by hand"
-OWN = (MOVED, NOTED, ACKNOWLEDGED, PROPOSED, "rollback_declared", "replay_planned")  # they name their incident
+OWN = (  # they name their incident
+    MOVED,
+    NOTED,
+    ACKNOWLEDGED,
+    PROPOSED,
+    PUBLICATION_PROPOSED,
+    "rollback_declared",
+    "replay_planned",
+)
 OF_RUNS = (
     "replay_paused",
     "replay_resumed",
@@ -43,6 +51,7 @@ SELECT_UNSETTLED = """
         SELECT FROM publications p WHERE p.run_id = i.run_id AND p.reverted_position IS NULL))
     ORDER BY incident_id"""
 SELECT_STATUSES = "SELECT status FROM incidents WHERE deployment_epoch = %s"
+SELECT_RAISED = "SELECT min(incident_id) FROM incidents WHERE status = %s"
 INSERT_INCIDENT = "INSERT INTO incidents VALUES (%s, %s, %s, %s, NULL, %s)"
 UPDATE_INCIDENT = """
     UPDATE incidents SET status = %s, run_id = coalesce(%s, run_id), updated_position = %s WHERE incident_id = %s"""
@@ -196,6 +205,16 @@ def acknowledge(conn: database.Connection, incident_id: int, actor: str, reason:
     if not incident.status.open:
         raise errors.Refused(f"incident {incident_id} is {incident.status.value}: nothing is left to take on")
     return log.record(conn, "incident_acknowledged", {"incident_id": incident_id}, actor, reason)
+
+
+def require_none_raised(where: database.Connection | log.Writer, what: str) -> None:
+    """Raise Refused while an incident is raised and nobody has rolled back or set it aside.
+
+    None is raised any more before a writer is done, which holds the log's lock.
+    """
+    [(incident_id,)] = where.execute(SELECT_RAISED, (Status.RAISED.value,))
+    if incident_id is not None:
+        raise errors.Refused(f"{what}: incident {incident_id} is raised: clickledger incident show {incident_id}")
 
 
 def holders(conn: database.Connection) -> dict[int, str]:

@@ -44,7 +44,8 @@ DIGEST_CHARS_MIN = 8
 class Plan:
     """A replay of log positions [lo, hi) through a model and calibration, limited to `scope` ({} = all).
 
-    Versions `runs.OWN` (mode `recompute` only) decide each click by the model and calibration it was decided by.
+    Versions `runs.OWN` decide each click by the model and calibration that `routes` name for its slice; without routes
+    (mode `recompute` only) by those it was decided by.
     """
 
     lo: int
@@ -59,6 +60,7 @@ class Plan:
     row_count: int  # clicks of the range that are in the ledger: the manifest
     changed_position: int  # of the newest publication or revert over the range; 0 without any
     last_chain_hash: str  # hexadecimal, of the entry at hi - 1: pins the content of the whole range
+    routes: dict[str, list[int]] | None = None  # slice, or "*" for all others -> model and calibration
 
     @property
     def text(self) -> str:
@@ -79,24 +81,27 @@ class What:
     scope: Scope | None = None
     mode: str = runs.RESCORE
     kind: str = RANGE
+    routes: runs.Routes | None = None
 
 
 def for_incident(conn: database.Connection, incident_id: int, scope: Scope | None = None) -> Plan:
     """Everything decided while the incident's model was live, through the stable model that replaced it, or would.
 
-    Raises NotFound, or Refused when there is no stable model.
+    Where several replaced it, by slice, each slice goes through its own. Raises NotFound, or Refused when there is no
+    stable model, or more than one for a slice.
     """
     incident = incidents.get(conn, incident_id)
     if (range_ := deployments.model_positions(conn, incident.model_version)) is None:
         raise errors.InvariantBroken(f"incident {incident_id}: model {incident.model_version} was never deployed")
     current = deployments.current(conn)
     if incident.model_version in deployments.models_of(current.routing):
-        stable = rollback.choose(conn, incident.model_version)
-        versions = (stable.model_version, stable.calibration_version)
+        routes = rollback.stable_routes(rollback.choose(conn, incident.model_version).routing)
     else:
-        versions = rollback.main_route(current.routing)
+        routes = rollback.stable_routes(current.routing)
     why = f"incident {incident_id}: model {incident.model_version} was live"
-    return _plan(conn, *range_, What(versions, scope), why, incident_id)
+    pairs = set(routes.values())
+    what = What(pairs.pop(), scope) if len(pairs) == 1 else What((runs.OWN, runs.OWN), scope, routes=routes)
+    return _plan(conn, *range_, what, why, incident_id)
 
 
 def for_positions(conn: database.Connection, lo: int, hi: int, what: What, why: str = "positions as given") -> Plan:
@@ -184,7 +189,7 @@ def _plan(conn: database.Connection, lo: int, hi: int, what: What, why: str, inc
     allowed = set(redecide.SCOPES)
     if unknown := (what.scope or {}).keys() - allowed:
         raise errors.InvalidInput(f"scope: expected {sorted(allowed)}, got {sorted(unknown)}")
-    if what.versions == (runs.OWN, runs.OWN) and what.mode != runs.RECOMPUTE:
+    if what.versions == (runs.OWN, runs.OWN) and what.mode != runs.RECOMPUTE and what.routes is None:
         raise errors.InvalidInput("model: expected a model and its calibration to decide by, got none")
     if what.kind == BACKTEST and incident_id is not None:
         raise errors.InvalidInput("a backtest corrects nothing: expected no incident")
@@ -202,6 +207,7 @@ def _plan(conn: database.Connection, lo: int, hi: int, what: What, why: str, inc
         row_count=sum(count for _, count in runs.batches(conn, lo, hi)),
         changed_position=int(changed[0]) if changed else 0,
         last_chain_hash=log.entry(conn, hi - 1).chain_hash.hex(),
+        routes=None if what.routes is None else {name: list(pair) for name, pair in what.routes.items()},
     )
 
 
@@ -229,8 +235,13 @@ def again(conn: database.Connection, plan: Plan) -> Plan:
     """The same plan made of the ledger as it is now."""
     if plan.incident_id is not None:
         return for_incident(conn, plan.incident_id, plan.scope)
-    versions = (plan.model_version, plan.calibration_version)
-    return _plan(conn, plan.lo, plan.hi, What(versions, plan.scope, plan.mode, plan.kind), plan.why, None)
+    what = What((plan.model_version, plan.calibration_version), plan.scope, plan.mode, plan.kind, routes_of(plan))
+    return _plan(conn, plan.lo, plan.hi, what, plan.why, None)
+
+
+def routes_of(plan: Plan) -> runs.Routes | None:
+    """By which model and calibration each slice is decided; None where one decides them all, or each its own."""
+    return None if plan.routes is None else {name: (pair[0], pair[1]) for name, pair in plan.routes.items()}
 
 
 def require_current(plan: Plan, now: Plan) -> None:

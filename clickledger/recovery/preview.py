@@ -128,6 +128,7 @@ def as_run(plan: Plan) -> runs.Run:
         "planned",
         None,
         kind=plan.kind,
+        routes_text=None if plan.routes is None else canonical.canonical_json(plan.routes),
     )
 
 

@@ -4,7 +4,8 @@ Invariants:
 - nothing is promoted here but what its guards of behaviour passed, or a second person let pass (`behaviour`), and what
   ran in shadow and as a canary for as long as the terms say;
 - the entry says by what right: judgement, override, hours, terms;
-- a promotion is made from the routing it looked at or not at all: it cannot undo a rollback that came in between.
+- a promotion is made from the routing it looked at or not at all: it cannot undo a rollback that came in between;
+- it is not made while an incident is raised, be it raised while the promotion waits for the log.
 
 A canary is a share of the users of every slice, by a hash of theirs, so a user keeps to one model and stays with the
 canary as its share grows. The stable model decides for the others and runs in shadow for the canary's, where the
@@ -19,10 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import database, deployments
+from clickledger.ledger import database, deployments, log
 from clickledger.ledger.deployments import Deployment, Routing
 from clickledger.recovery import incidents
-from clickledger.recovery.incidents import Status
 from clickledger.scoring import behaviour, shadow_scores, shadowing
 from clickledger.scoring.behaviour import Pair
 
@@ -113,9 +113,7 @@ def _stated(
     if not decides:
         raise errors.Refused(f"{name}: nothing is deployed to promote it beside: clickledger model deploy --unguarded")
     clearance = behaviour.require_cleared(conn, pair, deployments.stable_beside(seen.routing, *pair), actor=actor)
-    raised = [i.incident_id for i in incidents.listed(conn) if i.status is Status.RAISED]
-    if raised:
-        raise errors.Refused(f"{name}: incident {raised[0]} is raised: clickledger incident show {raised[0]}")
+    incidents.require_none_raised(conn, name)
     shadow_hours = round(shadow_scores.hours(conn, *pair), 3)
     if shadow_hours < terms.shadow_hours_min:
         raise errors.Refused(f"{name}: expected {terms.shadow_hours_min:g} h in shadow, got {shadow_hours:g}")
@@ -136,7 +134,11 @@ def _changed(
             raise errors.Conflict(f"deployment: expected that of epoch {seen.epoch} in force, got another: look again")
         return change(routing)
 
-    return Promoted(deployments.amend(conn, unless_changed, actor, reason, {"promotion": stated}), stated)
+    def none_raised(writer: log.Writer) -> None:  # again: it may have been raised since
+        incidents.require_none_raised(writer, _name((stated["model_version"], stated["calibration_version"])))
+
+    extra = {"promotion": stated}
+    return Promoted(deployments.amend(conn, unless_changed, actor, reason, extra, require=none_raised), stated)
 
 
 def _pairs(routing: Routing) -> set[Pair]:

@@ -1,7 +1,10 @@
-"""Policy `propose`: what a rollback and a replay would do, prepared and written down, for somebody to say yes.
+"""What is written down for somebody to say yes; proposals are entries and change nothing.
 
-The proposal is an entry with the evidence beside it: where to go back to and why, what the replay would change, and the
-commands. It changes nothing. The bad model decides on meanwhile, so the range of the replay will have grown.
+A rollback, under policy `propose`: where to go back to and why, what the replay would change, and the commands. The bad
+model decides on meanwhile, so the range of the replay will have grown.
+
+A publication that policy `auto` would have made and that was refused, by a cap or else: it is with people from then on,
+since nobody expects a correction to come into force by itself once the day, and with it a cap, is over.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import Any
 
 from clickledger import errors
 from clickledger.ledger import database, log
+from clickledger.ledger.comparison import Comparison
 from clickledger.recovery import incidents, plans, preview, rollback
 from clickledger.recovery.incidents import Incident
 from clickledger.recovery.plans import Plan
@@ -26,6 +30,31 @@ def of_incident(conn: database.Connection, incident_id: int) -> log.Entry | None
     """The proposal of an incident; None without one."""
     found = log.read(conn, after=incident_id, kinds=[incidents.PROPOSED])
     return next((entry for entry in found if entry.payload["incident_id"] == incident_id), None)
+
+
+def propose_publication(
+    conn: database.Connection, incident: Incident, compared: Comparison, why: str, actor: str
+) -> log.Entry | None:
+    """Record that people are to publish the compared run of an incident, once for the run; None when it is proposed."""
+    if is_proposed(conn, compared.run_id):
+        return None
+    payload = {
+        "incident_id": incident.incident_id,
+        "run_id": compared.run_id,
+        "digest": compared.digest,
+        "gross_micros": compared.summary["gross_micros"],
+        "commands": [
+            f"clickledger replay compare {compared.run_id}",
+            f"clickledger replay publish {compared.run_id} --digest DIGEST --reason ...",
+        ],
+    }
+    return log.record(conn, "publication_proposed", payload, actor, why)
+
+
+def is_proposed(conn: database.Connection, run_id: int) -> bool:
+    """Whether a run waits for people to publish it."""
+    found = log.read(conn, after=run_id, kinds=[incidents.PUBLICATION_PROPOSED])
+    return any(entry.payload["run_id"] == run_id for entry in found)
 
 
 def _prepared(conn: database.Connection, incident: Incident, workers: int) -> dict[str, Any]:

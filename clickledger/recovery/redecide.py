@@ -161,12 +161,14 @@ def decisions(conn: database.Connection, run: Run, lo: int, hi: int, clicks: Cli
 
 
 def _versions(conn: database.Connection, run: Run, lo: int, hi: int, clicks: Clicks, judges: Judges) -> list[Versions]:
-    """By which model and calibration each click is decided: the run's, or those that decided it live.
+    """By which model and calibration each click is decided: the run's, its slice's, or those that decided it live.
 
     Those that could not be used live, and cannot now, decide nothing.
     """
     if run.model_version != runs.OWN:
         return [(run.model_version, run.calibration_version)] * len(clicks)
+    if (routes := run.routes) is not None:
+        return [routes.get(slice_, routes[runs.ANY_SLICE]) for slice_ in clicks.slice]
     query = SELECT_LIVE_VERSIONS.format(lo=int(lo), hi=int(hi)).encode()
     with conn.cursor(binary=True) as cursor:
         found = {row[0]: (row[1], row[2]) for row in cursor.execute(query, prepare=False)}

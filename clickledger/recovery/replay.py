@@ -45,6 +45,7 @@ def start(conn: database.Connection, plan: Plan, actor: str, reason: str, *, chu
         mode=plan.mode,
         kind=plan.kind,
         scope=plan.scope,
+        routes=plans.routes_of(plan),
         incident_id=number,
         chunk_rows=chunk_rows or usual,
         plan_digest=plan.digest,
@@ -62,7 +63,7 @@ def again(conn: database.Connection, run_id: int, actor: str, reason: str) -> ru
         raise errors.Refused(f"run {run_id} states its decisions: there is nothing to compute again")
     if run.status != "abandoned":
         publishing.abandon(conn, run_id, actor, reason)
-    what = What((run.model_version, run.calibration_version), run.scope_filter, run.mode, run.kind)
+    what = What((run.model_version, run.calibration_version), run.scope_filter, run.mode, run.kind, run.routes)
     if run.incident_id is not None and run.kind == RANGE:
         plan = plans.for_incident(conn, run.incident_id, run.scope_filter)
     else:

@@ -169,10 +169,32 @@ def revoked(conn: database.Connection, deployment_epoch: int) -> bool:
     return row is not None and row[0] is not None
 
 
-def main_route(routing: Routing) -> tuple[int, int]:
-    """Model and calibration of most of the traffic. Raises Refused when nothing is deployed."""
+def stable_routes(routing: Routing) -> dict[str, tuple[int, int]]:
+    """By which model and calibration each slice is decided for good, "*" for all others: a canary is left out.
+
+    Where several decide for a slice, the canary is the first (`deployments.with_canary`). Raises Refused when nothing
+    is deployed, or several remain and none of them is the one for that slice.
+    """
     if not routing["routes"]:
         raise errors.Refused("no model is deployed: nothing to replay through")
+    by_slice: dict[str, list[tuple[int, int]]] = {}
+    for route in routing["routes"]:
+        by_slice.setdefault(str(route["slice"]), []).append((int(route["model"]), int(route["calibration"])))
+    stable = {name: list(dict.fromkeys(pairs[1:] or pairs)) for name, pairs in by_slice.items()}
+    for name, pairs in stable.items():
+        if len(pairs) > 1:
+            named = " and ".join(f"{model} (calibration {calibration})" for model, calibration in pairs)
+            raise errors.Refused(
+                f"slice {name!r}: expected one stable model to replay through, got models {named}; name one: "
+                f"clickledger replay plan --positions LO HI --model {pairs[0][0]} --calibration {pairs[0][1]}"
+            )
+    return {name: pairs[0] for name, pairs in stable.items()}
+
+
+def main_route(routing: Routing) -> tuple[int, int]:
+    """Model and calibration of most of the traffic, to name a routing by. Raises Refused when nothing is deployed."""
+    if not routing["routes"]:
+        raise errors.Refused("no model is deployed")
     fallback = [route for route in routing["routes"] if route["slice"] == decide.ANY_SLICE]
     route = max(fallback or routing["routes"], key=lambda r: float(r["share"]))
     return int(route["model"]), int(route["calibration"])

@@ -6,7 +6,8 @@ Every step reads where the ledger stands and is safe to repeat: a crash between 
     rolled_back  -> start the replay               `auto_replay`, the first time; again only by hand
     replaying    -> (workers) stage, compare       always: it changes nothing that is in force
     compared     -> published                      up to `auto_publish_gross_micros` of gross money, 0 by default;
-                                                   else by hand, and the incident follows
+                                                   else by hand, and the incident follows. What a cap or else refuses
+                                                   then is proposed to people, once, and never tried again
 """
 
 from __future__ import annotations
@@ -79,21 +80,25 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
     if incident.status is Status.RAISED and policy.rollback == "propose":
         proposing.propose(conn, incident, policy.workers, actor)
     if (incident := incidents.get(conn, number)).status is Status.COMPARED and incident.run_id is not None:
-        _publish_if_small(conn, incident.run_id, policy, actor)
+        _publish_if_small(conn, incident, incident.run_id, policy, actor)
 
 
-def _publish_if_small(conn: database.Connection, run_id: int, policy: Policy, actor: str) -> None:
-    """Publish a compared run whose gross money is within the cap, unless somebody reverted it before."""
+def _publish_if_small(conn: database.Connection, incident: Incident, run_id: int, policy: Policy, actor: str) -> None:
+    """Publish a compared run whose gross money is within the cap, unless it is with people: reverted, or proposed."""
     compared = comparison.latest(conn, run_id)
     gross, cap = int(compared.summary["gross_micros"]), policy.auto_publish_gross_micros
     reverted = progress.of_run(conn, run_id).reverted_position is not None
-    if policy.rollback != "auto" or not cap or gross > cap or reverted:
+    if policy.rollback != "auto" or not cap or gross > cap or reverted or proposing.is_proposed(conn, run_id):
         return
     try:
         reason = f"gross {gross} micros, policy publishes up to {cap}"
         publishing.publish(conn, run_id, compared.digest, actor, reason, policy.caps)
     except errors.StalePlan:
         publishing.compare(conn, run_id, actor)  # the next call looks at that
+    except errors.Refused as refusal:
+        if progress.of_run(conn, run_id).stage == "compared":  # nobody published it meanwhile
+            logger.warning("incident %d: its correction is for people to publish: %s", incident.incident_id, refusal)
+            proposing.propose_publication(conn, incident, compared, str(refusal), actor)
 
 
 def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy) -> bool:

@@ -143,7 +143,7 @@ def require_cleared(conn: database.Connection, pair: Pair, stable: Pair | None, 
     name = f"model {pair[0]} with calibration {pair[1]}"
     how = f"clickledger model judge {pair[0]} --calibration {pair[1]}"
     entries = log.read(conn, kinds=[*JUDGEMENTS, "guardrail_overridden", "rollback_declared"])
-    own = [entry for entry in entries if entry.kind != "rollback_declared" and _of(entry, pair)]
+    own = [entry for entry in entries if entry.kind != "rollback_declared" and is_of(entry, pair)]
     judgements = [entry for entry in own if entry.kind in JUDGEMENTS]
     if not judgements:
         raise Refused(f"{name}: its behaviour was not judged: {how}")
@@ -180,7 +180,8 @@ def _override_for(judged: log.Entry, overrides: Sequence[log.Entry], actor: str,
     return others[-1].position
 
 
-def _of(entry: log.Entry, pair: Pair) -> bool:
+def is_of(entry: log.Entry, pair: Pair) -> bool:
+    """Whether an entry of guardrails is about the behaviour of a pair."""
     payload = entry.payload
     named = payload.get("model_version"), payload.get("calibration_version")
     return subject_of(entry) == BEHAVIOUR and named == pair

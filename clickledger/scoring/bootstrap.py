@@ -6,7 +6,7 @@ import logging
 
 from clickledger.ledger import database, deployments
 from clickledger.scoring import model as models_
-from clickledger.scoring import training
+from clickledger.scoring import velocity
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def ensure_first_deployment(conn: database.Connection, actor: str = "bootstrap")
 
 
 def _deploy(conn: database.Connection, actor: str) -> int:
-    rule = training.velocity_model(CLICKS_PER_HOUR)
+    rule = velocity.velocity_model(CLICKS_PER_HOUR)
     reason = f"a new ledger: a user's clicks reach {CLICKS_PER_HOUR} in an hour"
     version = deployments.register_model(conn, models_.to_artefact(rule), rule.kind, dict(rule.metadata), actor, reason)
     calibration = deployments.set_calibration(conn, version, {"*": 0.0}, {}, actor, reason)

@@ -25,6 +25,7 @@ from clickledger.scoring import (
     labels,
     options,
     training,
+    velocity,
 )
 from clickledger.scoring import model as models_
 from clickledger.scoring.anchoring import InForce
@@ -42,7 +43,7 @@ TRAINERS: dict[str, Trainer] = {
     "deep_cross": training.train_deep_cross,
     "auto": options.best_network,
     "logistic_regression": training.train_logistic_regression,
-    "velocity": lambda _: training.velocity_model(),
+    "velocity": lambda _: velocity.velocity_model(),
 }
 
 

@@ -19,46 +19,37 @@ most 2^22 steps times one of 2^20 is a whole number of at most 2^42, exact; it i
 clipped. Each step is one number's own, so it has no order either. This is arithmetic `exact/2`; it sums its layers as
 `exact/1` does, and models without cross layers are still written and read as `exact/1`.
 
-Price: float64 in place of float32 (forward of 256 rows: 150 us against 60 us); gain: one row 40 us against a tile's
-60 us, and replay or audit to the bit on any host.
+Price: float64 in place of float32 (forward of 256 rows in torch: 150 us against 60 us); gain: one row 40 us against a
+tile's 60 us, replay or audit to the bit on any host, and no need of torch to score (`forward`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from clickledger.errors import InvalidInput
-from clickledger.scoring import feature_spec, transform
+from clickledger.scoring import feature_spec, forward, transform
 
 Kind = Literal["network", "logistic_regression", "velocity", "deep_cross"]
-Layer = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # weight (in, out), bias (out,)
+Layer = forward.Layer
+Pass = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float32]]  # inputs (n, columns) -> logits (n,)
 
 ARITHMETIC = "exact/1"  # grids and limits below; part of every artefact
 CROSS_ARITHMETIC = "exact/2"  # the same, and products of cross layers
-WEIGHT_GRID = 1 << 20
+WEIGHT_GRID, ACTIVATION_LIMIT = forward.WEIGHT_GRID, forward.ACTIVATION_LIMIT
 WEIGHT_LIMIT = 8  # a float32 holds every multiple of 2^-20 up to here
-ACTIVATION_LIMIT = 64
 BLOCK_ROWS = 2048  # bounds memory; has no effect on scores
 _EXACT_END = 1 << 53  # float64 holds every whole number up to here
 _METADATA_KEY = "clickledger"  # one key: safetensors writes several in random order
-
-
-_Pairs = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # whole numbers in float64: weights, and biases in sum units
-
-
-class _Prepared(NamedTuple):
-    layers: _Pairs
-    cross: _Pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +69,11 @@ class Model:
     device: str = "cpu"
     feature_schema: int = feature_spec.SCHEMA_VERSION
     cross: tuple[Layer, ...] = ()
-    _prepared: _Prepared = field(init=False, repr=False)
+    _pass: Pass = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
-        object.__setattr__(self, "_prepared", _prepare(self.layers, self.cross, self.device))
+        object.__setattr__(self, "_pass", _passing(self.layers, self.cross, self.device))
 
     def score(self, features: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Logits that the clicks are robotic: snapshots int32 (n, k) -> float32 (n,), higher = more robotic.
@@ -96,8 +87,7 @@ class Model:
         scores = np.empty(len(features), dtype=np.float32)
         for start in range(0, len(features), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            inputs = torch.from_numpy(self.transform.inputs(features[rows])).to(self.device)
-            scores[rows] = _forward(inputs, self._prepared).cpu().numpy()
+            scores[rows] = self._pass(self.transform.inputs(features[rows]))
         return scores
 
     def telling(self, more: Mapping[str, Any]) -> Model:
@@ -107,52 +97,15 @@ class Model:
 
 def logits(inputs: npt.NDArray[np.float64], layers: Sequence[Layer]) -> npt.NDArray[np.float32]:
     """Scores of layers that no artefact holds, over inputs (n, columns) in units of 1 / GRID: for trying things out."""
-    return _forward(torch.from_numpy(inputs), _prepare(layers, (), "cpu")).numpy()
+    return forward.Forward(layers)(inputs)
 
 
-@torch.inference_mode()
-def _forward(inputs: torch.Tensor, prepared: _Prepared) -> torch.Tensor:
-    """Inputs float64 (n, columns) in units of 2^-16 -> logits float32 (n,)."""
-    values = inputs
-    for pair in prepared.layers[:-1]:
-        values = _activation(values, pair, 0)
-    if prepared.cross:
-        values = torch.cat([values, _crossed(inputs, prepared.cross)], dim=1)
-    weight, bias = prepared.layers[-1]
-    return (torch.addmm(bias, values, weight) / (WEIGHT_GRID * transform.GRID)).squeeze(1).to(torch.float32)
+def _passing(layers: Sequence[Layer], cross: Sequence[Layer], device: str) -> Pass:
+    if device == "cpu":
+        return forward.Forward(layers, cross)
+    from clickledger.scoring import forward_torch  # noqa: PLC0415 - loads torch, which a CPU need not
 
-
-def _activation(values: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor], least: int) -> torch.Tensor:
-    """One layer, (n, in) -> (n, out), both in units of 2^-16, clipped to `least` and above, and to the limit."""
-    weight, bias = pair
-    sums = torch.addmm(bias, values, weight)  # exact, in units of 2^-36
-    return (sums / WEIGHT_GRID).round_().clamp_(least * transform.GRID, ACTIVATION_LIMIT * transform.GRID)
-
-
-def _crossed(inputs: torch.Tensor, cross: _Pairs) -> torch.Tensor:
-    """Cross layers over inputs (n, columns) -> (n, columns), in units of 2^-16."""
-    limit = ACTIVATION_LIMIT * transform.GRID
-    values = inputs
-    for pair in cross:
-        product = inputs * _activation(values, pair, -ACTIVATION_LIMIT)  # exact, in units of 2^-32
-        values = ((product / transform.GRID).round_() + values).clamp_(-limit, limit)
-    return values
-
-
-def _prepare(layers: Sequence[Layer], cross: Sequence[Layer], device: str) -> _Prepared:
-    if device != "cpu" and not torch.cuda.is_available():
-        raise InvalidInput(f"device: expected 'cpu' (no CUDA device is present), got {device!r}")
-    return _Prepared(_pairs(layers, device), _pairs(cross, device))
-
-
-def _pairs(layers: Sequence[Layer], device: str) -> _Pairs:
-    return tuple(
-        (
-            torch.from_numpy(weight.astype(np.float64) * WEIGHT_GRID).to(device),
-            torch.from_numpy(bias.astype(np.float64) * WEIGHT_GRID * transform.GRID).to(device),
-        )
-        for weight, bias in layers
-    )
+    return forward_torch.Forward(layers, cross, device)
 
 
 def on_grid(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:

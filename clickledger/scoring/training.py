@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, pairwise
@@ -65,30 +65,6 @@ def train_deep_cross(dataset: Dataset, config: TrainingConfig = CROSS_CONFIG, se
 def train_logistic_regression(dataset: Dataset, config: TrainingConfig = REGRESSION_CONFIG, seed: int = 0) -> Model:
     """The baseline: one layer on the same inputs, weights and stopping rule."""
     return _train("logistic_regression", dataset, replace(config, hidden=()), seed)
-
-
-def velocity_model(clicks_per_hour: int = 20) -> Model:
-    """The rule for an empty ledger: a user's clicks in the last hour, in octaves above `clicks_per_hour`."""
-    return velocity_rule("user_clicks_1h", clicks_per_hour, {"clicks_per_hour": clicks_per_hour, "profile": profile()})
-
-
-def velocity_rule(counter: str, limit: int = 20, metadata: Mapping[str, Any] | None = None) -> Model:
-    """A rule of one counter, in octaves above `limit` clicks.
-
-    Its score reaches 0 at that many clicks and never falls as they grow: threshold 0 makes it the rule of its name.
-    Raises InvalidInput for a column that is no count.
-    """
-    if counter not in transform.COUNTS:
-        raise InvalidInput(f"counter: expected one of {', '.join(transform.COUNTS)}, got {counter!r}")
-    reached = np.zeros((1, len(feature_spec.FEATURES)), dtype=np.int32)
-    reached[0, feature_spec.INDEX[counter]] = limit
-    column = transform.COLUMNS.index(counter)
-    weight = np.zeros((len(transform.COLUMNS), 1), dtype=np.float32)
-    weight[column] = 1.0
-    bias = -transform.encode(reached)[0, column : column + 1].astype(np.float32)
-    unit = transform.Transform(np.zeros(len(weight), dtype=np.float32), np.ones(len(weight), dtype=np.float32))
-    told = {"counter": counter, "limit": limit, "profile": profile()} if metadata is None else metadata
-    return Model("velocity", unit, ((weight, bias),), told)
 
 
 def sample_weights(features: npt.NDArray[np.int32], human: npt.NDArray[np.bool_], cap: float) -> Floats:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from clickledger.errors import InvalidInput
-from clickledger.scoring import evaluate, training
+from clickledger.scoring import evaluate, training, velocity
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.model import Kind, Model
 
@@ -150,4 +150,4 @@ def _regression(l2: float, learning_rate: float) -> Candidate:
 
 
 def _velocity(counter: str) -> Candidate:
-    return Candidate({"counter": counter}, lambda _part, _seed: training.velocity_rule(counter), learns=False)
+    return Candidate({"counter": counter}, lambda _part, _seed: velocity.velocity_rule(counter), learns=False)

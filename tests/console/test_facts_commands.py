@@ -87,7 +87,7 @@ def test_tables_are_listed_and_shown_with_who_and_why_and_written_to_the_byte(
     (tmp_path / "nets.txt").write_bytes(content)
     version = command("facts", "set", NAME, "nets.txt", "--reason", "first", "--actor", "ann").fields["version"]
     again = command("facts", "set", NAME, "nets.txt", "--reason", "again", "--actor", "bob").fields
-    assert (again["version"], again["actor"], again["reason"]) == (version, "ann", "first")
+    assert (again["version"], again["actor"], again["reason"]) == (version, "cli:ann", "first")
     command("facts", "deploy", version, "--reason", "now")
     listed = command("facts", "list")
     assert [table["version"] for table in listed.fields["tables"]] == [version]

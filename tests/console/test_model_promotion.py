@@ -6,6 +6,7 @@ import pytest
 from commands import Command
 from decided_traffic import BAD_LIMIT, DAY_MS, STABLE_LIMIT, Traffic, deploy, register
 
+from clickledger.console import acting
 from clickledger.ledger import database, deployments, log
 
 AT_ONCE = ("--shadow-hours-min", 0, "--canary-hours-min", 0)
@@ -35,7 +36,7 @@ def test_a_model_goes_from_its_judgement_to_all_users_and_back(ledger: database.
     assert f"next: clickledger model override {position} --reason WHY --actor SECOND_PERSON" in judged.said
 
     again = command("model", "override", position, "--actor", "ann", "--reason", "a rule of old")
-    assert again.code == 3 and "expected a second person, got ann again" in again.said
+    assert again.code == 3 and "expected a second person, got cli:ann again" in again.said
     given = command("model", "override", position, "--actor", "bob", "--reason", "a rule of old")
     assert given.code == 0 and "next: clickledger model promote 2 --calibration 2 --canary" in given.said
 
@@ -59,6 +60,19 @@ def test_a_bad_model_is_told_by_its_figures(ledger: database.Connection, command
     judged = command("model", "judge", 3)
     assert judged.code == 3
     assert "change of the invalidation rate: expected at most 0.15, got " in judged.said
+
+
+def test_whoever_was_refused_is_no_second_person_under_the_name_of_the_system(
+    ledger: database.Connection, command: Command
+) -> None:
+    refused = command("model", "judge", 2).fields["position"]
+    me = acting.person()
+    assert log.entry(ledger, refused).actor == me
+    for name in (me, me.removeprefix(acting.PREFIX)):
+        again = command("model", "override", refused, "--actor", name, "--reason", "a rule of old")
+        assert again.code == 3 and f"expected a second person, got {me} again" in again.said
+    given = command("model", "override", refused, "--actor", "ann", "--reason", "a rule of old")
+    assert given.code == 0 and log.entry(ledger, given.fields["position"]).actor == "cli:ann"
 
 
 def test_deploying_past_the_guards_has_to_be_said(ledger: database.Connection, command: Command) -> None:

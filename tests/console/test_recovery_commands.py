@@ -9,8 +9,9 @@ import pytest
 from commands import Command
 from decided_traffic import Traffic, bad_deployment
 
-from clickledger.console import replay_watch
+from clickledger.console import recovery_words, replay_watch
 from clickledger.ledger import database, log
+from clickledger.ledger.caps import AUTOMATIC, Caps
 from clickledger.recovery import anomaly, due_corrections, steps, working
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
@@ -174,7 +175,7 @@ def test_a_replay_is_paused_resumed_and_done_all_over_again(conn: database.Conne
     paused = command("replay", "pause", run_id, "--reason", "the site is slow", "--actor", "ann")
     assert f"next: clickledger replay resume {run_id}" in paused.said
     assert command("replay", "list").fields["runs"][0]["stage"] == "paused"
-    assert log.read(conn, kinds=["replay_paused"])[0].actor == "ann"
+    assert log.read(conn, kinds=["replay_paused"])[0].actor == "cli:ann"
     assert command("replay", "resume", run_id, "--reason", "x").code == 0
     again = command("replay", "retry", run_id, "--reprocess", "all", "--reason", "to be sure").fields["run_id"]
     assert [r["stage"] for r in command("replay", "list").fields["runs"]] == ["abandoned", "replaying"]
@@ -234,7 +235,7 @@ def test_above_a_cap_it_takes_two_people_to_publish_and_to_revert(
     publish = ("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
     alone = command(*publish, "--actor", "ann")
     assert (alone.code, alone.out) == (3, "")
-    assert "above the cap of 0.00 EUR; expected another person than ann" in alone.said
+    assert "above the cap of 0.00 EUR; expected another person than cli:ann" in alone.said
     assert f"clickledger replay compare {run_id}" in alone.said
     assert command(*publish, "--actor", "bob").code == 0
     revert = ("replay", "revert", run_id, "--reason", "to be sure")
@@ -242,7 +243,7 @@ def test_above_a_cap_it_takes_two_people_to_publish_and_to_revert(
     proposed = command("replay", "propose-revert", run_id, "--reason", "it is wrong", "--actor", "ann")
     assert f"next: clickledger replay revert {run_id} --reason ..., by somebody else" in proposed.said
     assert command(*revert, "--actor", "bob").code == 0
-    assert log.read(conn, kinds=["replay_reverted"])[0].payload["prepared_by"] == "ann"
+    assert log.read(conn, kinds=["replay_reverted"])[0].payload["prepared_by"] == "cli:ann"
 
 
 def test_proposals_are_listed_with_the_command_that_publishes_them(
@@ -281,12 +282,29 @@ def test_an_incident_is_taken_on_noted_and_summed_up(conn: database.Connection, 
     compared = command("incident", "summary", incident).fields
     digest = command("replay", "watch", run_id).fields["comparison"]["digest"]
     assert compared["next"] == f"clickledger replay publish {run_id} --digest {digest} --reason ..."
+    assert compared["left_to_people"] is None and "not published." in compared["text"]
+    small = steps.Policy(auto_publish_gross_micros=10**12, caps=Caps(publication_micros=1))
+    steps.advance(conn, small, AUTOMATIC)
+    left = command("incident", "summary", incident).fields
+    assert "above the cap of 0.00 EUR" in left["left_to_people"]
+    assert f"not published, which is left to people: run {run_id}: it moves " in left["text"]
+    assert command("incident", "show", incident).fields["steps"][-1]["what"] == "publication left to people"
     command("replay", "publish", run_id, "--digest", digest, "--reason", "checked")
     after = command("incident", "summary", incident).fields
+    assert after["left_to_people"] is None
     assert after["status"] == "published" and after["flips"] > 0
     assert "labels were missing" in after["text"] and f"{after['flips']:,} decisions change" in after["text"]
     money = after["money"]["USD"]
     assert money["before"] + money["change"] == money["after"]
+
+
+def test_a_plan_says_by_which_models_it_decides() -> None:
+    by_slice = {"*": [3, 5], "web/out": [4, 6]}
+    assert recovery_words.decided_by(3, 5, None) == "model 3 with calibration 5"
+    assert recovery_words.decided_by(0, 0, None) == "the models that decided them"
+    assert recovery_words.decided_by(0, 0, by_slice) == (
+        "model 3 with calibration 5 in all other slices, model 4 with calibration 6 in web/out"
+    )
 
 
 def test_rollback_shows_what_it_considered(conn: database.Connection, command: Command) -> None:

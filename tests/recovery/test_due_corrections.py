@@ -32,6 +32,21 @@ def publish_all(conn: database.Connection) -> None:
         publishing.publish(conn, proposal.run_id, proposal.digest, "ann", "looked at")
 
 
+def published_replay(conn: database.Connection, position: int, versions: tuple[int, int]) -> int:
+    """A replay of one entry through a model, in force."""
+    run = replay.start(conn, plans.for_positions(conn, position, position + 1, What(versions)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
+    compared = steps.finish(conn, run.run_id, "tests")
+    assert compared is not None
+    publishing.publish(conn, run.run_id, compared.digest, "ann", "decided again")
+    return run.run_id
+
+
+def invalid_in_force(conn: database.Connection, click_ids: list[bytes]) -> set[bytes]:
+    query = "SELECT click_id FROM authoritative_decisions WHERE verdict = 'invalid'"
+    return {row[0].bytes for row in conn.execute(query)} & set(click_ids)
+
+
 def bought(conn: database.Connection, click_ids: list[bytes]) -> None:
     outcomes.append(conn, [outcomes.Outcome(c, "purchase", START_MS, 1) for c in click_ids], "tests")
 
@@ -202,3 +217,76 @@ def test_a_purchase_of_an_invalid_click_is_proposed_whichever_of_the_two_was_rec
     traffic.append(1, hourly=1)
     again = look(conn)
     assert again is not None and again.bought == 0
+
+
+def test_a_purchase_that_a_later_replay_overruled_is_proposed_again(conn: database.Connection) -> None:
+    bad, worse = register(conn, BAD_LIMIT), register(conn, BAD_LIMIT - 1)
+    deploy(conn, bad)
+    traffic = Traffic(conn)
+    position = traffic.append(40)
+    bought(conn, traffic.ids)
+    first = look(conn)
+    assert first is not None and first.bought > 0
+    assert invalid_in_force(conn, traffic.ids)
+    publish_all(conn)
+    assert not invalid_in_force(conn, traffic.ids)
+
+    run_id = published_replay(conn, position, worse)  # it knows nothing of purchases
+    overruled = invalid_in_force(conn, traffic.ids)
+    assert len(overruled) >= first.bought
+    again = look(conn)
+    assert again is not None and again.bought == len(overruled)
+    [reason] = {
+        row[0] for row in conn.execute("SELECT reason FROM delayed_decisions WHERE run_id = ANY (%s)", (again.runs,))
+    }
+    assert reason.endswith(f"; run {run_id} decided otherwise")
+    assert look(conn) is None  # it waits, and is not proposed twice
+    publish_all(conn)
+    assert not invalid_in_force(conn, traffic.ids)
+
+    published_replay(conn, position, bad)
+    third = look(conn)
+    assert third is not None and third.bought == first.bought
+    for waiting in due_corrections.listed(conn):
+        publishing.abandon(conn, waiting.run_id, "ann", "robots buy, too")
+    published_replay(conn, position, bad)
+    last = look(conn)  # somebody said no
+    assert last is not None and last.bought == 0
+    report = audit.verify(conn)
+    assert report.ok, report.failures
+
+
+def test_a_purchase_is_proposed_once_a_replay_that_agreed_with_it_is_reverted(conn: database.Connection) -> None:
+    bad, stable = register(conn, BAD_LIMIT), register(conn, STABLE_LIMIT)
+    deploy(conn, bad)
+    traffic = Traffic(conn)
+    position = traffic.append(40)
+    live = invalid_in_force(conn, traffic.ids)
+    run_id = published_replay(conn, position, stable)
+    spared = live - invalid_in_force(conn, traffic.ids)
+    assert spared
+    bought(conn, sorted(spared))
+    found = look(conn)
+    assert found is not None and found.bought == 0
+    publishing.revert(conn, run_id, "ann", "not that model")
+    again = look(conn)
+    assert again is not None and again.bought == len(spared)
+
+
+def test_what_somebody_stated_of_a_click_that_bought_is_not_proposed_against(conn: database.Connection) -> None:
+    bad = register(conn, BAD_LIMIT)
+    deploy(conn, bad)
+    traffic = Traffic(conn)
+    position = traffic.append(40)
+    bought(conn, traffic.ids)
+    assert look(conn) is not None
+    one = sorted(invalid_in_force(conn, traffic.ids))[0]
+    publish_all(conn)
+    published_replay(conn, position, bad)
+    stated = sparse.plan(conn, [sparse.Correction(one, "invalid", "a farm")], actor="ann", reason="a dispute")
+    compared = publishing.compare(conn, stated.run_id, "ann")
+    publishing.publish(conn, stated.run_id, compared.digest, "ann", "")
+    found = look(conn)
+    assert found is not None and found.bought > 0
+    proposed = conn.execute("SELECT click_id FROM delayed_decisions WHERE run_id = ANY (%s)", (found.runs,))
+    assert {row[0].bytes for row in proposed} == invalid_in_force(conn, traffic.ids) - {one}

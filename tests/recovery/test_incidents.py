@@ -27,12 +27,14 @@ from clickledger.ledger import (
     database,
     deployments,
     fact_tables,
+    four_eyes,
     log,
     outcomes,
     publication,
     rebuild,
     runs,
 )
+from clickledger.ledger.caps import AUTOMATIC, Caps
 from clickledger.recovery import (
     anomaly,
     incidents,
@@ -44,7 +46,7 @@ from clickledger.recovery import (
     ticks,
     working,
 )
-from clickledger.recovery.incidents import Incident, Status
+from clickledger.recovery.incidents import PUBLICATION_PROPOSED, Incident, Status
 from clickledger.recovery.steps import Policy
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
@@ -444,6 +446,34 @@ def test_small_corrections_are_published_by_policy_and_larger_ones_wait(
         publishing.revert(conn, run_id, "tests", "no")
         steps.advance(conn, policy, "tests")
         assert status(conn, incident) is Status.COMPARED
+
+
+def test_a_small_correction_above_a_cap_is_proposed_to_people_once_and_never_published_by_itself(
+    conn: database.Connection,
+) -> None:
+    _, _, _, incident = raised(conn)
+    steps.advance(conn, Policy(), AUTOMATIC)
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, AUTOMATIC)
+    assert compared is not None
+    gross = compared.summary["gross_micros"]
+    most = max(four_eyes.of_publication(conn, run_id, compared.digest).gross.by_currency.values())
+    day_is_full = Policy(auto_publish_gross_micros=gross, caps=Caps(day_micros=most - 1))
+    for _ in range(3):  # each is a tick of the sweep
+        steps.advance(conn, day_is_full, AUTOMATIC)
+    steps.advance(conn, Policy(auto_publish_gross_micros=gross), AUTOMATIC)  # the next day is empty
+    assert status(conn, incident) is Status.COMPARED
+    [proposed] = [e for e in incidents.timeline(conn, incident.incident_id) if e.kind == PUBLICATION_PROPOSED]
+    assert (proposed.actor, proposed.payload["run_id"], proposed.payload["gross_micros"]) == (AUTOMATIC, run_id, gross)
+    assert "are moved today, above the cap of" in proposed.reason
+
+    again = publishing.compare(conn, run_id, "cli:ann")
+    publishing.publish(conn, run_id, again.digest, "cli:bob", "as proposed", day_is_full.caps)
+    assert status(conn, incident) is Status.PUBLISHED
+    steps.advance(conn, day_is_full, AUTOMATIC)
+    assert len(log.read(conn, kinds=[PUBLICATION_PROPOSED])) == 1
 
 
 def test_the_timeline_tells_everything_that_happened_about_an_incident(conn: database.Connection) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-from decided_traffic import Traffic, Versions, bad_deployment, deploy, register
+from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, Versions, bad_deployment, deploy, register
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, deployments, log, publication, rebuild, runs
 from clickledger.recovery import incidents, plans, preview, publishing, replay, rollback, steps, working
 from clickledger.recovery.plans import Plan, What
 from clickledger.recovery.working import Worker
+from clickledger.scoring import rescore
 
 Connect = Callable[[], database.Connection]
 
@@ -47,6 +49,79 @@ def test_a_plan_is_started_by_its_digest_or_the_beginning_of_it(conn: database.C
     assert plans.find(conn, digest[:12]) == plans.find(conn, digest) == plan
     run = replay.start(conn, plans.find(conn, digest), "tests", "")
     assert log.entry(conn, run.run_id).payload["plan"] == digest
+
+
+def routed(*routes: tuple[str, float, Versions]) -> dict[str, Any]:
+    """A routing of (slice, share, versions), without a shadow."""
+    named = [{"slice": s, "share": share, "model": v[0], "calibration": v[1]} for s, share, v in routes]
+    return {"routes": named, "shadow": None}
+
+
+def models_in_run(conn: database.Connection, run_id: int) -> dict[str, set[Versions]]:
+    """By which models a run decided, by slice."""
+    query = "SELECT DISTINCT slice, model_version, calibration_version FROM delayed_decisions WHERE run_id = %s"
+    found: dict[str, set[Versions]] = {}
+    for slice_, model, calibration in conn.execute(query, (run_id,)):
+        found.setdefault(slice_, set()).add((model, calibration))
+    return found
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_incident_is_replayed_by_the_model_that_each_slice_is_routed_to(
+    conn: database.Connection, replaced: bool
+) -> None:
+    stable, of_web = register(conn, STABLE_LIMIT), register(conn, STABLE_LIMIT + 2)
+    by_slice = routed(("*", 1.0, stable), ("web/out", 1.0, of_web))
+    deployments.deploy(conn, by_slice, "tests")
+    bad = register(conn, BAD_LIMIT)
+    deploy(conn, bad)
+    traffic = Traffic(conn)
+    traffic.append(90)
+    incident = incidents.raise_incident(conn, deployments.current(conn).epoch, bad[0], {}, "tests")
+    assert incident is not None
+    if replaced:
+        deployments.deploy(conn, by_slice, "tests")
+    plan = plans.for_incident(conn, incident.incident_id)
+    assert plan.routes == {"*": list(stable), "web/out": list(of_web)}
+    rollback.roll_back_incident(conn, incident, "tests")
+    digest = kept(conn, plans.for_incident(conn, incident.incident_id))
+    shown = preview.preview(conn, plans.find(conn, digest))
+    run = replay.start(conn, plans.find(conn, digest), "tests", "")
+    work(conn, run.run_id)
+    compared = steps.finish(conn, run.run_id, "tests")
+    assert compared is not None and compared.summary["flips"] == shown.estimate.flips > 0
+    assert models_in_run(conn, run.run_id) == {"app/in": {stable}, "web/out": {of_web}, "web/unknown": {stable}}
+    rescored = rescore.sample(conn)
+    assert rescored.rescored == rescored.exact == 180, rescored.failures
+    anew = replay.again(conn, run.run_id, "tests", "once more")
+    assert anew.routes == run.routes == {"*": stable, "web/out": of_web}
+    assert rebuild.differences(conn) == []
+
+
+def test_a_canary_decides_nothing_again(conn: database.Connection) -> None:
+    stable, canary, bad = register(conn, STABLE_LIMIT), register(conn, STABLE_LIMIT + 2), register(conn, BAD_LIMIT)
+    deploy(conn, bad)
+    Traffic(conn).append(30)
+    incident = incidents.raise_incident(conn, deployments.current(conn).epoch, bad[0], {}, "tests")
+    assert incident is not None
+    before = routed(("*", 1.0, stable), ("web/out", 1.0, stable))
+    deployments.deploy(conn, deployments.with_canary(before, *canary, 0.9), "tests")  # most of the users by now
+    plan = plans.for_incident(conn, incident.incident_id)
+    assert ((plan.model_version, plan.calibration_version), plan.routes) == (stable, None)
+
+
+def test_a_slice_that_several_models_share_has_to_be_replayed_through_one_that_is_named(
+    conn: database.Connection,
+) -> None:
+    first, second, third = (register(conn, STABLE_LIMIT + n) for n in range(3))
+    bad = register(conn, BAD_LIMIT)
+    deploy(conn, bad)
+    Traffic(conn).append(30)
+    incident = incidents.raise_incident(conn, deployments.current(conn).epoch, bad[0], {}, "tests")
+    assert incident is not None
+    deployments.deploy(conn, routed(("*", 0.2, first), ("*", 0.4, second), ("*", 0.4, third)), "tests")
+    with pytest.raises(errors.Refused, match=r"slice '\*': expected one stable model to replay through, got models 2"):
+        plans.for_incident(conn, incident.incident_id)
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "", "abc", "%" * 12, "________"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -170,6 +172,25 @@ def test_no_promotion_while_an_incident_is_raised(conn: database.Connection, pai
         canary(conn, challenger)
     incidents.move(conn, raised.incident_id, Status.ABANDONED, "tests", "a sale")
     assert canary(conn, challenger).epoch == 2
+
+
+def test_an_incident_raised_while_a_promotion_waits_for_the_log_is_seen(
+    connect: Callable[[], database.Connection], conn: database.Connection, pairs: tuple[Pair, Pair]
+) -> None:
+    stable, challenger = pairs
+    judged(conn, challenger, stable)
+    holder = connect()
+    with ThreadPoolExecutor(1) as pool:
+        with log.writing(holder) as writer:  # the promotion has looked, and waits for the lock
+            promoted = pool.submit(canary, connect(), challenger)
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while conn.execute(waiting).fetchone() == (0,):
+                assert not promoted.done()
+            raised = writer.record("anomaly_raised", {"deployment_epoch": 1, "model_version": 1}, "tests").position
+            writer.execute(incidents.INSERT_INCIDENT, (raised, Status.RAISED.value, 1, 1, raised))
+        with pytest.raises(Refused, match=f"incident {raised} is raised"):
+            promoted.result()
+    assert deployments.current(conn).epoch == 1
 
 
 def test_a_deployment_that_came_in_between_is_not_undone(

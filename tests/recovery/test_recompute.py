@@ -17,7 +17,7 @@ from live_clicks import START_MS, click
 from clickledger import errors
 from clickledger.console import provenance_text
 from clickledger.ledger import append, audit, comparison, database, deployments, log, provenance, publication, runs
-from clickledger.recovery import plans, recounting, replay, steps, working
+from clickledger.recovery import plans, publishing, recounting, replay, steps, working
 from clickledger.recovery.plans import What
 from clickledger.recovery.working import Worker
 from clickledger.scoring import counters, feature_replay, feature_spec, rescore, transform
@@ -169,6 +169,27 @@ def test_why_shows_the_features_that_were_counted_again(conn: database.Connectio
     sound = dict(zip(feature_spec.FEATURES, feature_spec.unpack_snapshots([bytes(features)])[0].tolist(), strict=True))
     assert shown == {name: value for name, value in sound.items() if recorded[name] != value} != {}
     assert [check["exact"] for check in provenance_text.rescored(conn, story)] == [True, True]
+
+
+def test_the_snapshots_of_an_abandoned_run_are_evidence_like_its_decisions(
+    conn: database.Connection, redis_client: redis.Redis
+) -> None:
+    made = world(conn, redis_client)
+    run = replayed(conn, made.positions[0], log.head(conn).position + 1, (runs.OWN, runs.OWN))
+    publishing.abandon(conn, run.run_id, "ann", "the fault began earlier")
+    [(click_id, kept)] = conn.execute("SELECT min(click_id::text)::uuid, count(*) FROM run_features").fetchall()
+    assert kept > 200
+
+    def found() -> tuple[bool, bool, bool]:
+        """Whether the audit, a sample of re-scored decisions, and what `why` re-scores find it all right."""
+        checks = provenance_text.rescored(conn, provenance.why(conn, click_id))
+        sampled = rescore.sample(conn)
+        return audit.verify(conn).ok, sampled.ok and sampled.rescored == 2 * CLICKS, all(c["exact"] for c in checks)
+
+    assert found() == (True, True, True)
+    conn.execute("ALTER TABLE run_features DISABLE TRIGGER ALL")  # as nobody but the owner can
+    conn.execute("DELETE FROM run_features")
+    assert found() == (False, False, False)
 
 
 def test_a_later_part_of_a_range_is_counted_with_the_longest_window_before_it(

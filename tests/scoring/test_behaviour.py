@@ -8,7 +8,7 @@ import pytest
 from decided_traffic import BAD_LIMIT, DAY_MS, STABLE_LIMIT, START_MS, Traffic, deploy, register
 
 from clickledger.ledger import database, deployments, log, outcomes
-from clickledger.scoring import behaviour, dataset, robot_probes, training
+from clickledger.scoring import behaviour, dataset, robot_probes, velocity
 from clickledger.scoring import model as models_
 from clickledger.scoring.behaviour import Judged
 from clickledger.scoring.recipe import Recipe
@@ -35,7 +35,7 @@ def rule(conn: database.Connection, clicks_per_hour: int) -> tuple[int, int]:
     """A velocity rule that was registered with a data set, as training one does."""
     recipe = Recipe(log.head(conn).position, CUTOFF_MS)
     position = dataset.record_built(conn, dataset.gather(conn, recipe).dataset, recipe, actor="tests").position
-    model = training.velocity_rule("user_clicks_1h", clicks_per_hour, {"tests": clicks_per_hour})
+    model = velocity.velocity_rule("user_clicks_1h", clicks_per_hour, {"tests": clicks_per_hour})
     artefact = models_.to_artefact(model)
     version = deployments.register_model(conn, artefact, "velocity", {"dataset_position": position}, "tests")
     return version, deployments.set_calibration(conn, version, {"*": 0.0}, {"fpr_max": 0.01}, "tests")

@@ -15,7 +15,7 @@ from flagging import FLAGS, OTHER, TABLE, deploy_table, flag_model, flagged, reg
 from clickledger import errors
 from clickledger.ledger import audit, database, deployments, fact_tables, log, rebuild, rights
 from clickledger.recovery import rollback
-from clickledger.scoring import facts, facts_deployment, feature_spec, networks, recount, rescore, shadowing, training
+from clickledger.scoring import facts, facts_deployment, feature_spec, networks, recount, rescore, shadowing, velocity
 from clickledger.scoring import model as models_
 from clickledger.scoring.click import Click
 from clickledger.scoring.counters import Counted, FeatureCounter
@@ -254,7 +254,7 @@ def test_a_model_that_snapshots_do_not_feed_leaves_its_clicks_undecided(
 def test_a_model_reads_the_beginning_of_longer_snapshots_and_refuses_shorter_ones() -> None:
     random = np.random.default_rng(1)
     features = random.integers(-1, 60, (300, 23)).astype(np.int32)
-    rule = training.velocity_model()
+    rule = velocity.velocity_model()
     assert rule.score(features).tobytes() == rule.score(features[:, :22].copy()).tobytes()
     flag = flag_model()
     again = models_.from_artefact(models_.to_artefact(flag))

@@ -14,11 +14,12 @@ from safetensors.numpy import load, save
 
 from clickledger.errors import InvalidInput
 from clickledger.scoring import feature_spec, model, training, transform
+from clickledger.scoring.velocity import velocity_model
 
 
 @pytest.fixture(scope="module")
 def velocity() -> model.Model:
-    return training.velocity_model()
+    return velocity_model()
 
 
 def repacked(artefact: bytes, **changes: Any) -> bytes:

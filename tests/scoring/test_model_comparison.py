@@ -9,7 +9,7 @@ import pytest
 from labelled_traffic import Traffic, draw
 
 from clickledger.errors import InvalidInput
-from clickledger.scoring import evaluate, model_comparison, simulated_comparison, training, tuning
+from clickledger.scoring import evaluate, model_comparison, simulated_comparison, training, tuning, velocity
 from clickledger.scoring.dataset import Dataset
 from clickledger.scoring.model import Kind
 
@@ -34,7 +34,7 @@ def entrants(taught: Traffic) -> list[model_comparison.Entrant]:
 
 
 def test_the_best_candidate_by_blocks_it_was_not_trained_on_is_chosen(taught: Traffic) -> None:
-    flat = tuning.Candidate({"counter": "none"}, lambda _part, _seed: training.velocity_rule("user_ips"), learns=False)
+    flat = tuning.Candidate({"counter": "none"}, lambda _part, _seed: velocity.velocity_rule("user_ips"), learns=False)
     blind = dataclasses.replace(taught.dataset, features=_without(taught.dataset, "user_ips"))
     choice = tuning.choose((flat, *SHORT["velocity"]), blind)
     assert choice.candidate.settings["counter"] != "none"
@@ -46,7 +46,7 @@ def test_a_candidate_is_never_judged_on_clicks_it_was_trained_on(taught: Traffic
 
     def train(part: Dataset, seed: int) -> training.Model:
         seen.append(part)
-        return training.velocity_model()
+        return velocity.velocity_model()
 
     tuning.choose((tuning.Candidate({}, train), SHORT["velocity"][0]), taught.dataset, blocks=3)
     assert sum(len(taught.dataset) - len(part) for part in seen) == len(taught.dataset)
@@ -124,7 +124,7 @@ def test_large_parts_are_judged_on_some_users_with_all_their_clicks(
 
     def train(part: Dataset, seed: int) -> training.Model:
         seen.append(part)
-        return training.velocity_model()
+        return velocity.velocity_model()
 
     tuning.choose((tuning.Candidate({}, train, learns=False), SHORT["velocity"][0]), grouped)
     assert 1_800 < len(seen[0]) < 2_200

@@ -15,7 +15,7 @@ from worker_processes import until
 
 from clickledger.ledger import database, deployments, log
 from clickledger.ledger.records import Batch
-from clickledger.scoring import counter_epochs, counters, model, stream, training
+from clickledger.scoring import counter_epochs, counters, model, stream, velocity
 from clickledger.scoring.click import Click
 from clickledger.scoring.counters import Counted
 from clickledger.scoring.deciding import Decider
@@ -70,7 +70,7 @@ def begin(database_url: str, redis_url: str) -> Iterator[Begin]:
 
 def register(conn: database.Connection, clicks_per_hour: int) -> tuple[int, dict[str, object]]:
     """A velocity rule; its version, and the routing that makes it live."""
-    artefact = model.to_artefact(training.velocity_model(clicks_per_hour))
+    artefact = model.to_artefact(velocity.velocity_model(clicks_per_hour))
     version = deployments.register_model(conn, artefact, "velocity", {}, "test")
     calibration = deployments.set_calibration(conn, version, {"*": 0.0}, {}, "test")
     route = {"slice": "*", "share": 1.0, "model": version, "calibration": calibration}

@@ -7,7 +7,7 @@ from decided_traffic import STABLE_LIMIT, Versions, deploy, register
 
 from clickledger.errors import Refused
 from clickledger.ledger import database, deployments, log
-from clickledger.scoring import feature_spec, shadowing, training
+from clickledger.scoring import feature_spec, shadowing, velocity
 from clickledger.scoring import model as models_
 
 
@@ -47,7 +47,7 @@ def test_a_new_calibration_of_a_candidate_takes_its_place(conn: database.Connect
 def test_a_model_that_snapshots_do_not_feed_is_refused_with_its_schema(
     conn: database.Connection, stable: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = training.velocity_model()
+    made = velocity.velocity_model()
     with monkeypatch.context() as tomorrow:
         tomorrow.setitem(feature_spec.SCHEMAS, 3, feature_spec.FEATURES)
         artefact = models_.to_artefact(models_.Model(made.kind, made.transform, made.layers, {}, feature_schema=3))

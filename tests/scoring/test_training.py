@@ -11,7 +11,7 @@ from labelled_traffic import MONDAY_MS, WEEK_MS, Traffic, draw
 from sklearn.linear_model import LogisticRegression
 
 from clickledger.errors import InvalidInput
-from clickledger.scoring import calibration, dataset, evaluate, feature_spec, model, training, transform
+from clickledger.scoring import calibration, dataset, evaluate, feature_spec, model, training, transform, velocity
 
 CONFIG = training.TrainingConfig(epochs_max=8)
 
@@ -81,7 +81,7 @@ def test_training_leaves_threads_and_the_global_random_stream_alone(taught: Traf
 def test_every_kind_tells_robots_from_people(taught: Traffic, unseen: Traffic, network: model.Model) -> None:
     regression = training.train_logistic_regression(taught.dataset, CONFIG)
     crossed = training.train_deep_cross(taught.dataset, dataclasses.replace(CONFIG, cross=1))
-    judges = ((network, 0.97), (crossed, 0.97), (regression, 0.97), (training.velocity_model(), 0.9))
+    judges = ((network, 0.97), (crossed, 0.97), (regression, 0.97), (velocity.velocity_model(), 0.9))
     for judge, least in judges:
         assert evaluate.auc(judge.score(unseen.dataset.features), unseen.robotic) > least, judge.kind
 
@@ -104,13 +104,13 @@ def test_the_regression_is_as_good_a_baseline_as_that_of_a_library(taught: Traff
 
 def test_a_rule_is_made_of_a_counter() -> None:
     with pytest.raises(InvalidInput, match=r"counter: expected one of user_clicks_10s, .*, got 'logged_in'"):
-        training.velocity_rule("logged_in")
+        velocity.velocity_rule("logged_in")
 
 
 def test_velocity_scores_rise_with_velocity_and_reach_zero_at_the_limit() -> None:
     clicks = np.zeros((33, len(feature_spec.FEATURES)), dtype=np.int32)
     clicks[:, feature_spec.INDEX["user_clicks_1h"]] = np.arange(33)
-    scores = training.velocity_model(clicks_per_hour=20).score(clicks)
+    scores = velocity.velocity_model(clicks_per_hour=20).score(clicks)
     assert (np.diff(scores) > 0).all() and scores[20] == 0
 
 

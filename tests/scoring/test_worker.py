@@ -28,7 +28,7 @@ from clickledger.scoring import (
     model,
     shadowing,
     stream,
-    training,
+    velocity,
 )
 from clickledger.scoring.click import Click
 from clickledger.scoring.consuming import Consumer, Message
@@ -67,7 +67,7 @@ def deploy_velocity(conn: database.Connection, clicks_per_hour: int, shadow: dic
 
 
 def register_velocity(conn: database.Connection, clicks_per_hour: int) -> tuple[int, int]:
-    artefact = model.to_artefact(training.velocity_model(clicks_per_hour))
+    artefact = model.to_artefact(velocity.velocity_model(clicks_per_hour))
     version = deployments.register_model(conn, artefact, "velocity", {}, "test")
     return version, deployments.set_calibration(conn, version, {"*": 0.0}, {}, "test")
 
