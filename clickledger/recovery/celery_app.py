@@ -19,7 +19,7 @@ from celery import Celery
 from celery.signals import after_setup_logger, worker_process_init
 
 from clickledger import settings
-from clickledger.errors import InvalidSetting, Unavailable
+from clickledger.errors import InvalidSetting, Refused, Unavailable
 from clickledger.ledger.database import GONE_SECONDS, KEEPALIVES
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,8 @@ app.add_defaults(configuration)
 def task(function: Callable[..., None]) -> Any:
     """A function as a task of the application, named after it.
 
-    A database that does not answer is said in a line: what was to do is still to do, and the next message wakes for it.
+    What ordinary life brings is said in a line: a database that does not answer, for what was to do is still to do and
+    the next message wakes for it; and a refusal, as when a run is cancelled while it is staged.
     """
     name = f"clickledger.{function.__name__}"
 
@@ -119,6 +120,8 @@ def task(function: Callable[..., None]) -> Any:
             function(*given)
         except Unavailable as error:
             logger.error("%s was given up, until it is sent for again: %s", name, error)
+        except Refused as refusal:
+            logger.warning("%s was refused: %s", name, refusal)
 
     return app.task(name=name)(told)
 
