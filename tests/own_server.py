@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -135,7 +135,7 @@ class OwnServer:
         main.suspend()  # it starts no more children
         children = main.children()
         for process in (main, *children):
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):  # a child ends by itself once it sees that the main process is gone
                 process.send_signal(signal.SIGKILL)
         self._main.wait()
         assert processes.wait_until(lambda: all(map(_ended, children)), SECONDS_MAX)

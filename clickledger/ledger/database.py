@@ -24,11 +24,21 @@ from psycopg_pool import ConnectionPool
 from clickledger import errors
 from clickledger.ledger.rights import Role
 
-# Ends a client that hangs while it holds the log lock; the server would otherwise wait for it for ever.
-# The keepalives are for a host that is gone in the middle of a statement; on a socket of this machine they are ignored.
+# A host that is gone resets nothing, and who waits for it would keep its locks, or be no use, for hours. So both sides
+# ask on a connection on which nothing comes (keepalives), and give one up whose other side does not acknowledge what it
+# was sent (user timeout): within about this long. On a socket of this machine all of it is ignored.
+GONE_SECONDS = 20
+KEEPALIVES = {"idle": 10, "interval": 5, "count": 2}
+CLIENT_OPTIONS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": GONE_SECONDS * 1000,
+    **{f"keepalives_{name}": value for name, value in KEEPALIVES.items()},
+}
+# The first ends a client that hangs while it holds the log lock; the server would otherwise wait for it for ever.
 SESSION_OPTIONS = (
     "-c idle_in_transaction_session_timeout=30s -c default_transaction_isolation=read\\ committed -c timezone=UTC"
-    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    f" -c tcp_user_timeout={GONE_SECONDS}s "
+    + " ".join(f"-c tcp_keepalives_{name}={value}" for name, value in KEEPALIVES.items())
 )
 MAY_HAVE_COMMITTED = "it may have committed, ask again"
 # Connection failures (08), shutdowns and the like (57P), ended for idling or for a transaction that took too long.
@@ -129,9 +139,8 @@ def connect(url: str, *, application_name: str = "clickledger", role: Role | Non
             autocommit=True,
             application_name=application_name,
             options=_options(role),
-            connect_timeout=10,
-            tcp_user_timeout=30_000,
             prepare_threshold=2,
+            **CLIENT_OPTIONS,
         )
     except psycopg.OperationalError as error:
         raise _not_connected(error, role) from error
@@ -176,7 +185,7 @@ def open_pool(
     url: str, *, application_name: str, min_size: int = 1, max_size: int = 8, role: Role | None = None
 ) -> Pool:
     """An open pool of connections like those of `connect`."""
-    kwargs = {"autocommit": True, "application_name": application_name, "options": _options(role)}
+    kwargs = {"autocommit": True, "application_name": application_name, "options": _options(role), **CLIENT_OPTIONS}
     pool = Pool(
         url,
         connection_class=Connection,

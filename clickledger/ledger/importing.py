@@ -8,7 +8,7 @@ Invariants:
   under it the client hands over ready bytes, and encodes the next batch wherever it would only wait for the server;
 - the lock is held once for each batch, at most `ROWS_MAX` rows, so appenders beside an import wait for one batch;
 - it inserts rows itself, which no role may: an import of history is the owner's act;
-- a host that is gone is noticed by the server's keepalives (`database.SESSION_OPTIONS`). A process that is frozen in a
+- a host that is gone is noticed by the server within `database.GONE_SECONDS`. A process that is frozen in a
   COPY is not: PostgreSQL waits for the rest of it, and `pg_terminate_backend` ends it.
 """
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from celery import Celery
@@ -18,7 +20,10 @@ from celery.signals import after_setup_logger, worker_process_init
 from threadpoolctl import threadpool_limits
 
 from clickledger import settings
-from clickledger.errors import InvalidSetting
+from clickledger.errors import InvalidSetting, Refused, Unavailable
+from clickledger.ledger.database import GONE_SECONDS, KEEPALIVES
+
+logger = logging.getLogger(__name__)
 
 QUEUE = "cl:recovery"
 TRAINING_QUEUE = "cl:training"  # a worker of its own: training takes minutes, and detection is not to wait for it
@@ -27,6 +32,13 @@ PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
 TRAINING_SECONDS = 60.0  # a run that is due begins, and one that was cut short goes on, within this
 WAKE_EXPIRES_SECONDS = 10.0
+# By what they are called where there is such an option; the last is Linux's.
+TCP_OPTIONS = {
+    "TCP_KEEPIDLE": KEEPALIVES["idle"],
+    "TCP_KEEPINTVL": KEEPALIVES["interval"],
+    "TCP_KEEPCNT": KEEPALIVES["count"],
+    "TCP_USER_TIMEOUT": GONE_SECONDS * 1000,
+}
 NICENESS = 5  # a third of the CPU that a scoring worker gets where both want a core
 
 
@@ -38,6 +50,7 @@ def configuration() -> dict[str, Any]:
     return {
         "broker_url": settings.broker_url(chosen.redis_url),
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # for ever: Celery's 100 are an hour, after which a process would end
         "broker_transport_options": {
             # A training may take longer; whoever gets its message again finds it at work and leaves. Nobody waits for
             # a lost message to come back: the next sweep wakes again.
@@ -45,6 +58,14 @@ def configuration() -> dict[str, Any]:
             "unacked_key": f"{QUEUE}:unacked",
             "unacked_index_key": f"{QUEUE}:unacked_index",
             "unacked_mutex_key": f"{QUEUE}:unacked_mutex",
+            # Without them a process whose broker's host is gone waits for its answer, and for TCP's next attempt once
+            # it is back: minutes.
+            "socket_connect_timeout": 10,
+            "socket_timeout": GONE_SECONDS,
+            "socket_keepalive": True,
+            "socket_keepalive_options": {
+                getattr(socket, name): value for name, value in TCP_OPTIONS.items() if hasattr(socket, name)
+            },
         },
         "result_backend": None,
         "task_ignore_result": True,
@@ -87,8 +108,23 @@ app.add_defaults(configuration)
 
 
 def task(function: Callable[..., None]) -> Any:
-    """A function as a task of the application, named after it."""
-    return app.task(name=f"clickledger.{function.__name__}")(function)
+    """A function as a task of the application, named after it.
+
+    What ordinary life brings is said in a line: a database that does not answer, for what was to do is still to do and
+    the next message wakes for it; and a refusal, as when a run is cancelled while it is staged.
+    """
+    name = f"clickledger.{function.__name__}"
+
+    @wraps(function)
+    def told(*given: Any) -> None:
+        try:
+            function(*given)
+        except Unavailable as error:
+            logger.error("%s was given up, until it is sent for again: %s", name, error)
+        except Refused as refusal:
+            logger.warning("%s was refused: %s", name, refusal)
+
+    return app.task(name=name)(told)
 
 
 def _step_back(**_: Any) -> None:

@@ -72,7 +72,10 @@ class Lease:
 
 
 class LostLease(errors.Conflict):
-    """Another worker holds the chunk by now, or has done it; what was computed is thrown away."""
+    """Another worker holds the chunk by now, or has done it, or its run was given up.
+
+    What was computed is thrown away.
+    """
 
 
 class Returned(NamedTuple):
@@ -99,7 +102,8 @@ def claim(conn: database.Connection, run_id: int, worker: str, lease_seconds: fl
 def execute(conn: database.Connection, run: runs.Run, lease: Lease, judges: redecide.Judges) -> int:
     """Decide the clicks of a leased chunk again and finish it; how many there were.
 
-    Raises LostLease when the lease is no longer ours, InvariantBroken when the range does not hold its clicks.
+    Raises LostLease when the lease is no longer ours or the run was given up, InvariantBroken when the range does not
+    hold its clicks.
     """
     rows = redecide.rows(conn, run, lease.lo, lease.hi, judges)
     if (found := len(rows.decisions)) != lease.row_count:
@@ -119,8 +123,11 @@ def write(conn: database.Connection, lease: Lease, rows: redecide.Rows, features
         finished = conn.execute(FINISH, (digest, features_digest, lease.run_id, lease.chunk_no, lease.token))
         if finished.rowcount != 1:
             raise LostLease(f"run {lease.run_id}, chunk {lease.chunk_no}: expected token {lease.token} in force")
-        delayed.copy(conn, rows.decisions)
-        run_features.copy(conn, rows.features)
+        try:
+            delayed.copy(conn, rows.decisions)
+            run_features.copy(conn, rows.features)
+        except errors.Conflict as refusal:  # a run that was given up takes no row
+            raise LostLease(f"chunk {lease.chunk_no}: {refusal}") from refusal
 
 
 def note_failure(conn: database.Connection, lease: Lease, error: Exception) -> None:

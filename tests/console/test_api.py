@@ -60,6 +60,13 @@ def fleet(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workers
 
 
 @pytest.fixture
+def alone(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[httpx.Client]:
+    """An API that no worker answers: for requests of which nothing comes to one."""
+    with serving(home=tmp_path, database_url=database_url, redis_url=redis_url, answer_seconds_max=60) as made:
+        yield made
+
+
+@pytest.fixture
 def client(fleet: Workers, database_url: str, redis_url: str, tmp_path: Path) -> Iterator[httpx.Client]:
     with serving(home=tmp_path, database_url=database_url, redis_url=redis_url, answer_seconds_max=60) as made:
         yield made
@@ -84,15 +91,15 @@ def test_bad_clicks_of_a_list_are_named_by_index_and_field_and_good_ones_decided
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[{]", b"\xff", b"[1, 2]", b'{"click_id": 1, "click_id": 2}'])
-def test_request_without_any_good_click_is_unprocessable(client: httpx.Client, body: bytes) -> None:
-    answer = client.post("/v1/clicks", content=body)
+def test_request_without_any_good_click_is_unprocessable(alone: httpx.Client, body: bytes) -> None:
+    answer = alone.post("/v1/clicks", content=body)
     assert answer.status_code == 422
     assert answer.json().get("error") or answer.json()["rejected"]
 
 
-def test_request_larger_than_allowed_is_refused(client: httpx.Client) -> None:
-    assert client.post("/v1/clicks", content=b"[" + b" " * api.BODY_BYTES_MAX).status_code == 422
-    assert client.post("/v1/clicks", json=[1] * (api.CLICKS_MAX + 1)).status_code == 422
+def test_request_larger_than_allowed_is_refused(alone: httpx.Client) -> None:
+    assert alone.post("/v1/clicks", content=b"[" + b" " * api.BODY_BYTES_MAX).status_code == 422
+    assert alone.post("/v1/clicks", json=[1] * (api.CLICKS_MAX + 1)).status_code == 422
 
 
 def test_many_requests_at_once_get_their_own_answers(client: httpx.Client) -> None:
@@ -110,9 +117,9 @@ def test_many_requests_at_once_get_their_own_answers(client: httpx.Client) -> No
     assert len(set(found.values())) == 30
 
 
-def test_unknown_click_is_not_found_and_a_wrong_id_unprocessable(client: httpx.Client) -> None:
-    assert client.get("/v1/decisions/0198c2d3-0000-7000-8000-000000000000").status_code == 404
-    assert client.get("/v1/decisions/click-1").status_code == 422
+def test_unknown_click_is_not_found_and_a_wrong_id_unprocessable(alone: httpx.Client) -> None:
+    assert alone.get("/v1/decisions/0198c2d3-0000-7000-8000-000000000000").status_code == 404
+    assert alone.get("/v1/decisions/click-1").status_code == 422
 
 
 def test_billing_feed_is_read_page_by_page_without_gap_or_repeat(client: httpx.Client) -> None:

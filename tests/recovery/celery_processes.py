@@ -33,10 +33,10 @@ class CeleryProcesses:
         words = ("worker", "--loglevel=INFO", f"--concurrency={concurrency}", f"--hostname={name}@clickledger")
         return self._start(name, (*words, f"--queues={queue}"))
 
-    def beat(self) -> subprocess.Popen[bytes]:
-        """The one that sends tasks by the clock."""
-        schedule = self.folder / "beat-schedule"
-        return self._start("beat", ("beat", "--loglevel=INFO", f"--schedule={schedule}", "--pidfile="))
+    def beat(self, name: str = "beat") -> subprocess.Popen[bytes]:
+        """What sends tasks by the clock; its log is NAME.log."""
+        schedule = self.folder / f"{name}-schedule"
+        return self._start(name, ("beat", "--loglevel=INFO", f"--schedule={schedule}", "--pidfile="))
 
     def log(self, name: str) -> str:
         """What a process has said so far."""

@@ -1,4 +1,4 @@
-"""Trouble for a replay under way: killed workers, restarted servers, messages that come twice, pauses.
+"""Trouble for a replay under way: killed workers, restarted servers, messages that come twice, pauses, cancels.
 
 Everything random comes from one seed, but when it happens is the machine's business: what has to hold is the same.
 """
@@ -22,13 +22,13 @@ from own_server import OwnServer, own_server
 from clickledger import errors
 from clickledger.console import home, services, valkey
 from clickledger.ledger import database, runs, schema
-from clickledger.recovery import celery_app, progress
+from clickledger.recovery import celery_app, plans, progress, publishing, replay
 
 HELD = "SELECT chunk_no, token FROM replay_chunks WHERE run_id = %s AND status = 'leased' AND worker LIKE %s"
 TAKEN_OVER = """
     SELECT count(*) FROM replay_chunks
     WHERE run_id = %s AND chunk_no = ANY (%s) AND status <> 'done' AND (token IS NULL OR token = ANY (%s))"""
-BUSY_SECONDS = 5.0  # how long a victim may take to lease a chunk
+BUSY_SECONDS = 5.0  # how long somebody may take to lease a chunk
 ENDED = {"staging", "comparing", "compared", "abandoned"}
 
 
@@ -87,20 +87,34 @@ def world(folder: Path, **settings: object) -> Iterator[World]:
 
 @dataclass
 class Trouble:
-    """Does harm to one run until enough was done; how often, and how long killed workers' chunks lay idle."""
+    """Starts a plan and does harm to it until enough was done; how often, and how long killed workers' chunks lay idle.
+
+    `run_id` is the run that goes on; `cancelled` are those before it, with the chunks they had done.
+    """
 
     world: World
-    run_id: int
+    plan: plans.Plan
+    chunk_rows: int
     seed: int
     workers: int = 2
+    run_id: int = 0
     done: dict[str, int] = field(default_factory=dict)
+    cancelled: dict[int, int] = field(default_factory=dict)
     takeover_seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        with self.world.connect() as conn:
+            plans.keep(conn, self.plan, {}, "tests")
+            self._start(conn)
         self._processes = [self.world.celery.worker(f"{self.seed}-w{n}") for n in range(self.workers)]
         self._names = self.workers
         self._kept: list[bytes] = []
+
+    def _start(self, conn: database.Connection) -> None:
+        """As `replay start` does: the plan is made again, and has to be the same."""
+        plan = plans.find(conn, self.plan.digest)
+        self.run_id = replay.start(conn, plan, "tests", "", chunk_rows=self.chunk_rows).run_id
 
     def end(self) -> None:
         """SIGKILL to the workers that are left."""
@@ -170,6 +184,17 @@ class Trouble:
                 runs.resume(conn, self.run_id, "tests", "")
             except errors.Refused:
                 assert progress.of_run(conn, self.run_id).stage in ENDED
+
+    def cancel(self) -> None:
+        """Given up with chunks under way, and started anew at once; what was given up goes no further."""
+        with self.world.connect() as conn:
+            given_up, soon = self.run_id, time.monotonic() + BUSY_SECONDS
+            while not progress.of_run(conn, given_up).leased and time.monotonic() < soon:
+                pass
+            publishing.abandon(conn, given_up, "tests", "")
+            self._start(conn)
+            eventually(lambda: progress.of_run(conn, given_up).leased == 0, "chunks under way to end")
+            self.cancelled[given_up] = progress.of_run(conn, given_up).done
 
     def _stage(self) -> str:
         with self.world.connect() as conn:

@@ -230,9 +230,10 @@ def test_an_abandoned_run_gives_out_no_chunk_and_takes_no_row(conn: database.Con
     assert lease is not None
     runs.abandon(conn, run.run_id, "tests", "")
     assert chunks.claim(conn, run.run_id, "tests", 60.0) is None
-    with pytest.raises(errors.Conflict, match="takes no more decisions"):
+    with pytest.raises(chunks.LostLease, match="takes no more decisions"):
         chunks.execute(conn, run, lease, redecide.Judges(conn))
     assert rows(conn, run) == []
+    assert statuses(conn, run)[0] == "leased"  # rolled back with its rows
 
 
 def test_an_unusable_model_quarantines_and_loses_nothing(conn: database.Connection) -> None:
