@@ -55,12 +55,15 @@ def drill(
     """
     if fault not in DRILLS:
         raise InvalidInput(f"drill: expected one of {', '.join(DRILLS)}, got {fault!r}")
-    from clickledger.console import drill as drill_  # noqa: PLC0415 - torch, celery and SQLAlchemy, for this command only
-    from clickledger.console import drill_counters, drill_late, drill_scene, lifecycle, services  # noqa: PLC0415 - as above
+    from clickledger.console import drill_scene, lifecycle, services  # noqa: PLC0415 - SQLAlchemy, for this command only
 
     settings = _own_settings(load(folder))
     parts = drill_scene.WEEKS if fault == LABELS else drill_scene.DAYS
     cut = drill_scene.simulated(settings, clicks, rate, history, seed, parts)
+    # torch, which a drill that cannot be need not load
+    from clickledger.console import drill as drill_  # noqa: PLC0415
+    from clickledger.console import drill_counters, drill_late  # noqa: PLC0415
+
     output.say(f"clickledger drill {fault}: {cut.scene.title}")
     output.say(f"its ledger: {settings.home}")
     try:

@@ -106,11 +106,11 @@ class Comparison:
 def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     """Compare a staged run with the authority in force and record what publishing it would do.
 
-    Raises Refused before it is staged, InvariantBroken when clicks are missing or money is not conserved.
+    Raises Refused before it is staged and once it is given up, be it meanwhile; InvariantBroken when clicks are missing
+    or money is not conserved.
     """
     run = runs.get(conn, run_id)
-    if run.status != "staged" or run.content_digest is None:
-        raise errors.Refused(f"run {run_id}: expected status staged, got {run.status}")
+    content_digest = _require_staged(run)
     departed.require_whole_run(lambda *asked: conn.execute(*asked).fetchall(), run_id, "plan a new one")
     adjustment_set = uuid.uuid4()
     bounds = runs.click_ids(conn, run)
@@ -122,7 +122,7 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
         "positions": [run.lo, run.hi],
         "compared_at_position": compared_at,
         "flips": summary["to_valid"] + summary["to_invalid"] + summary["to_undecided"],
-        "content_digest": run.content_digest.hex(),
+        "content_digest": content_digest.hex(),
         "click_ids": [str(click_id) for click_id in bounds],
         "totals_digest": totals_digest(totals),
         "adjustment_set": str(adjustment_set),
@@ -131,9 +131,17 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     text = canonical.canonical_json(summary)
     digest = digest_of(text)
     with log.writing(conn) as writer:
+        _require_staged(runs.Run(*writer.execute(runs.SELECT_RUN, (run_id,))[0]))
         entry = writer.record("replay_compared", summary | {"digest": digest.hex()}, actor)
         writer.execute(INSERT_COMPARISON, (entry.position, run_id, adjustment_set, compared_at, digest, text))
     return Comparison(entry.position, run_id, adjustment_set, compared_at, digest.hex(), summary, totals)
+
+
+def _require_staged(run: runs.Run) -> bytes:
+    """The digest of what a staged run decides. Raises Refused for any other."""
+    if run.status != "staged" or run.content_digest is None:
+        raise errors.Refused(f"run {run.run_id}: expected status staged, got {run.status}")
+    return run.content_digest
 
 
 def _compute(

@@ -272,13 +272,20 @@ class Oracle:
 
     def compare(self, run_id: int) -> list[Line]:
         """The lines a publication would add to the feed now."""
+        lines = self.look(run_id)
+        self.record_comparison(run_id, self.head)
+        return lines
+
+    def look(self, run_id: int) -> list[Line]:
+        """What a comparison sees, which others may write entries after before it is recorded."""
         run = self.runs[run_id]
         if run.status != "staged":
             raise Refusal("Refused")
-        lines = self._lines(0, "adjustment", run.run_id, self.flips(run))
-        run.compared_at = self.head
+        return self._lines(0, "adjustment", run.run_id, self.flips(run))
+
+    def record_comparison(self, run_id: int, compared_at: int) -> None:
+        self.runs[run_id].compared_at = compared_at
         self._enter("replay_compared")
-        return lines
 
     def publish(self, run_id: int, digest: str) -> None:
         run = self.runs[run_id]
