@@ -9,7 +9,7 @@ from commands import Command
 from decided_traffic import Traffic, deploy, register
 
 from clickledger import verify_bundle
-from clickledger.console import recovery_words
+from clickledger.console import acting
 from clickledger.ledger import checkpoint_keys, checkpoints, database, log, signed_note
 from clickledger.recovery import tasks
 
@@ -34,7 +34,7 @@ def test_from_a_key_to_a_bundle_that_a_stranger_verifies(
     signed = command("audit", "checkpoint", "-o", "held.txt")
     entry = log.entry(conn, signed.fields["size"] + 1)
     assert (entry.kind, entry.payload["note"]) == ("checkpoint_signed", signed.fields["note"])
-    assert entry.actor == recovery_words.actor()
+    assert entry.actor == acting.person()
     assert (tmp_path / "held.txt").read_text() == signed.fields["note"]
     assert "next: clickledger audit verify --checkpoint held.txt" in signed.said
 
