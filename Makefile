@@ -9,6 +9,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# On all cores, where pip takes one. Some packages ship templates that are no Python, which compiling them says.
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 
 .PHONY: help setup demo test lint test-pg15 soak-ledger soak-guardrails soak-scoring soak-recovery soak-drills bench \
 	bench-ledger bench-scoring bench-detection bench-recovery gallery clean record-definitions
@@ -28,7 +30,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 			echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
 	fi
 	@echo 'installing into $(VENV), which takes a minute or two' >&2
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+	@$(COMPILE)
 	@touch $@
 
 demo: $(INSTALLED) ## the whole story in a terminal, from a click to a corrected bill

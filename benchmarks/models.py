@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clickledger.ledger import database, deployments
-from clickledger.scoring import feature_spec, training, transform, velocity
+from clickledger.scoring import feature_spec, transform, velocity
 from clickledger.scoring import model as models_
 from clickledger.scoring.model import Layer, Model
 
@@ -27,6 +27,8 @@ class Versions:
 
 def network(seed: int = 7) -> Model:
     """The network of the default training configuration with weights by chance; its cost does not depend on them."""
+    from clickledger.scoring import training  # noqa: PLC0415 - loads torch, which processes that only append need not
+
     rng = np.random.default_rng(seed)
     fitted = transform.fit(rng.integers(0, 200, (FITTED_ROWS, len(feature_spec.FEATURES)), dtype=np.int32))
     widths = (len(transform.COLUMNS), *training.DEFAULT_CONFIG.hidden, 1)
