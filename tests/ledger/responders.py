@@ -151,7 +151,13 @@ class Responder:
 
     def revert_a_run(self, pick: int) -> None:
         standing = [run_id for (run_id,) in self.conn.execute(STANDING)]
-        run_id = standing[pick % len(standing)] if standing else self._a_run(pick)
+        self._revert(standing[pick % len(standing)] if standing else self._a_run(pick))
+
+    def revert_whatever_run(self, pick: int) -> None:
+        """Of one that may not be in force, or not yet."""
+        self._revert(self._a_run(pick))
+
+    def _revert(self, run_id: int | None) -> None:
         if run_id is not None:
             self._call("revert", lambda actor: publication.revert(self.conn, run_id, actor, ""), run_id=run_id)
 

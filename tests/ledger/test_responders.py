@@ -70,6 +70,15 @@ RESPONSE = _any(
     (1, "roll_back", (NUMBERS,)),
     (1, "close_a_period", (MONTH,)),
 )
+# Two who want what cannot both be: of the newest run, which is ready, and of the newest publication.
+THE_NEWEST = 0
+WANTS = [
+    *[(call, THE_NEWEST) for call in ("publish_a_run", "compare_a_run", "compare_and_publish", "abandon_a_run")],
+    *[("revert_a_run", pick) for pick in (THE_NEWEST, THE_NEWEST + 1)],
+    ("revert_whatever_run", THE_NEWEST),
+    ("close_a_period", 1),
+]
+DUEL = st.tuples(*[st.sampled_from(WANTS).map(lambda step: [step]) for _ in range(2)])
 LIFE = _any((3, "append", (ONE_CONTENT,)), (2, "close_a_period", (MONTH,)))
 Steps = list[tuple[Any, ...]]
 
@@ -118,16 +127,17 @@ class Races:
         self,
         rows: Rows,
         before: Steps,
+        in_force: tuple[Any, ...],
         ready: tuple[Any, ...],
         responses: tuple[Steps, Steps],
         life: Steps,
         looks: int,
         seed: int,
     ) -> None:
-        """One person does what is before; a run is ready to be published; then everybody at once."""
+        """What was before; a run is in force, another is ready to be published; then everybody at once."""
         history = type("History", (History,), {"ledger": self.ledger, "counts": self.counts})()
         history.begin(rows)
-        history.do([*before, ("replayed", *ready, "compared")])
+        history.do([*before, ("replayed", *in_force, "published"), ("replayed", *ready, "compared")])
         head, ticks, turns = history.oracle.head, clock(), Turns(self.monitor, random.Random(seed))
         names = ("first responder", "second responder", "life")
         people = [Responder(name, conn, ticks) for name, conn in zip(names, self.connections, strict=False)]
@@ -176,9 +186,10 @@ def test_people_at_once_are_refused_or_make_a_serial_history(races: Races) -> No
     )
     @hypothesis.given(
         rows=ONE_CONTENT,
-        before=st.lists(BEFORE, max_size=3),
+        before=st.lists(BEFORE, max_size=2),
+        in_force=st.tuples(*REPLAY),
         ready=st.tuples(*REPLAY),
-        responses=st.tuples(*[st.lists(RESPONSE, min_size=1, max_size=2) for _ in range(2)]),
+        responses=st.one_of(DUEL, st.tuples(*[st.lists(RESPONSE, min_size=1, max_size=2) for _ in range(2)])),
         life=st.lists(LIFE, max_size=3),
         looks=st.integers(0, 3),
         seed=st.integers(0, 2**32),
