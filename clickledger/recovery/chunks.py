@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from typing import NamedTuple
 from clickledger import errors
 from clickledger.ledger import database, delayed, run_features, runs
 from clickledger.recovery import redecide
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 5
 ERROR_CHARACTERS_MAX = 500
@@ -49,9 +52,11 @@ RETURN_EXPIRED = """
         last_error = CASE WHEN token IS NULL THEN last_error
                           ELSE format('worker %%s fell silent in attempt %%s', worker, attempts) END
     FROM (SELECT run_id, chunk_no FROM replay_chunks
-          WHERE status = 'leased' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED) expired
+          WHERE status = 'leased' AND lease_until < clock_timestamp() {of_run} FOR UPDATE SKIP LOCKED) expired
     WHERE (c.run_id, c.chunk_no) = (expired.run_id, expired.chunk_no)
     RETURNING c.run_id, c.chunk_no, c.status"""
+RETURN_EXPIRED_OF_ALL = RETURN_EXPIRED.format(of_run="")
+RETURN_EXPIRED_OF_RUN = RETURN_EXPIRED.format(of_run="AND run_id = %(run)s")
 # What a lease covered may still be under way: without its token it comes to nothing.
 RELEASE = """
     UPDATE replay_chunks SET status = 'todo', attempts = 0, lease_until = NULL, token = NULL
@@ -87,9 +92,12 @@ class Returned(NamedTuple):
 
 
 def claim(conn: database.Connection, run_id: int, worker: str, lease_seconds: float) -> Lease | None:
-    """Lease the next chunk of a run that is to do; None when there is none, or the run is paused or no
-    longer planned.
+    """Lease the next chunk of a run that is to do; None when there is none, or the run is paused or no longer planned.
+
+    Leases of the run that are over are taken back first: a busy worker takes a dead one's chunk over as soon as it may,
+    even where the task that sweeps waits behind many messages.
     """
+    _take_back(conn, RETURN_EXPIRED_OF_RUN, run_id)
     token = uuid.uuid4()
     wanted = {"lease": lease_seconds, "token": token, "worker": worker, "run": run_id}
     row = conn.execute(CLAIM, wanted).fetchone()
@@ -139,7 +147,14 @@ def note_failure(conn: database.Connection, lease: Lease, error: Exception) -> N
 
 def sweep(conn: database.Connection) -> list[Returned]:
     """Take back every lease that has expired."""
-    return [Returned(*row) for row in conn.execute(RETURN_EXPIRED, {"most": ATTEMPTS_MAX})]
+    return _take_back(conn, RETURN_EXPIRED_OF_ALL)
+
+
+def _take_back(conn: database.Connection, query: str, run_id: int | None = None) -> list[Returned]:
+    returned = [Returned(*row) for row in conn.execute(query.encode(), {"most": ATTEMPTS_MAX, "run": run_id})]
+    for one in returned:
+        logger.warning("run %d chunk %d: its lease expired, it is %s now", *one)
+    return returned
 
 
 def release(conn: database.Connection, run_id: int, *, leased: bool = False) -> int:

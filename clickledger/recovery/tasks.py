@@ -54,8 +54,7 @@ def sweep() -> None:
     """Take expired leases back, take incidents a step further, and wake workers for what is to do."""
     chosen = settings.load()
     with _connection(chosen) as conn:
-        for run_id, chunk_no, status in chunks.sweep(conn):
-            logger.warning("run %d chunk %d: its lease expired, it is %s now", run_id, chunk_no, status)
+        chunks.sweep(conn)
         steps.advance(conn, _policy(chosen), ACTOR)
         _wake_for_all(conn, chosen)
 

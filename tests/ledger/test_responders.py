@@ -78,7 +78,19 @@ WANTS = [
     ("revert_whatever_run", THE_NEWEST),
     ("close_a_period", 1),
 ]
-DUEL = st.tuples(*[st.sampled_from(WANTS).map(lambda step: [step]) for _ in range(2)])
+# Few draw these two by chance: a revert whose run is published between its look and the lock, and so one that looked at
+# another publication of it, or at none.
+PUBLISHED_MEANWHILE = [
+    ([("revert_whatever_run", THE_NEWEST)], [("publish_a_run", THE_NEWEST)]),
+    (
+        [("revert_whatever_run", THE_NEWEST + 1)],
+        [("revert_whatever_run", THE_NEWEST + 1), ("compare_and_publish", THE_NEWEST + 1)],
+    ),
+]
+DUEL = st.one_of(
+    st.tuples(*[st.sampled_from(WANTS).map(lambda step: [step]) for _ in range(2)]),
+    st.sampled_from(PUBLISHED_MEANWHILE),
+)
 LIFE = _any((3, "append", (ONE_CONTENT,)), (2, "close_a_period", (MONTH,)))
 Steps = list[tuple[Any, ...]]
 

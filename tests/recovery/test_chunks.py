@@ -178,6 +178,21 @@ def test_a_lease_that_expired_but_was_not_taken_back_still_counts(conn: database
     assert statuses(conn, run)[0] == "done"
 
 
+def test_a_dead_workers_chunk_is_taken_over_by_whoever_is_at_work_without_a_sweep(connect: Connect) -> None:
+    dead, alive = connect(), connect()
+    _, stable, bad = bad_deployment(dead)
+    run, other = planned(dead, stable, bad), planned(dead, stable, bad)
+    held = [chunks.claim(dead, one.run_id, "dead", 60.0) for one in (run, other)]
+    expire(dead, run)
+    expire(dead, other)
+    assert work(alive, run) == run.row_count
+    assert statuses(alive, run) == ["done"] * 4
+    assert statuses(alive, other) == ["leased", *["todo"] * 3]  # another run is the sweep's business
+    assert held[0] is not None
+    with pytest.raises(chunks.LostLease):
+        chunks.execute(dead, run, held[0], redecide.Judges(dead))
+
+
 def test_two_claims_never_get_the_same_chunk(connect: Connect) -> None:
     first, second = connect(), connect()
     _, stable, bad = bad_deployment(first)
