@@ -60,7 +60,7 @@ def why(
     url = str(settings.database_url)
     with database.connect(url, application_name="clickledger why", role=Role.AUDITOR_READER) as conn:
         story = _story(conn, named or provenance.find(conn, click), f"{click!r} of {source} at {at}" if named else "")
-        from clickledger.console import provenance_text  # noqa: PLC0415 - loads torch: a second a wrong id need not pay
+        from clickledger.console import provenance_text  # noqa: PLC0415 - loads numpy: a second a wrong id need not pay
 
         features = provenance_text.features_of(story["click"])
         rescored = provenance_text.rescored(conn, story)
@@ -161,7 +161,7 @@ def verify(
 
 
 def _rescored(conn: database.Connection, rows_max: int) -> Rescored:
-    from clickledger.scoring import rescore  # noqa: PLC0415 - loads torch, which other commands need not pay
+    from clickledger.scoring import rescore  # noqa: PLC0415 - loads numpy, which other commands need not pay
 
     with output.progress("re-scoring decisions"):
         return rescore.sample(conn, rows_max)

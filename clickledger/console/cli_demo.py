@@ -37,7 +37,7 @@ def demo(
 
     Each demo has a new ledger under the home folder. Exit code 1 when anything it promises does not hold.
     """
-    from clickledger.console import lifecycle  # noqa: PLC0415 - torch, celery and SQLAlchemy, for this command only
+    from clickledger.console import lifecycle  # noqa: PLC0415 - for this command only
 
     settings = _own_settings(load(folder))
     scene = _scene(settings, clicks, file_format, cpc_micros, count, seed)

@@ -91,7 +91,7 @@ def withdraw(
 
 
 def _put_in_force(version: int, reason: str, actor: str | None, folder: Path | None) -> int:
-    from clickledger.scoring import facts_deployment  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.scoring import facts_deployment  # noqa: PLC0415 - loads numpy, which others need not pay
 
     with ledger(folder) as conn:
         return facts_deployment.put_in_force(conn, version, actor=person(actor), reason=reason)

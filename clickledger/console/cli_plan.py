@@ -78,7 +78,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a replay would do: clicks, flips and money, duration, what cannot be replayed. Starts nothing."""
-    from clickledger.recovery import plans, preview  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import plans, preview  # noqa: PLC0415 - loads numpy, which others need not pay
     from clickledger.recovery.redecide import SCOPE_ADVERTISERS, SCOPE_SLICES  # noqa: PLC0415 - as above
 
     ranges = (incident_id, positions, times, deployment, counters)
@@ -112,7 +112,7 @@ def _what(
     scope: dict[str, list[str]],
 ) -> What:
     """By what the options decide. Raises InvalidInput without a model where one is needed."""
-    from clickledger.recovery.plans import What  # noqa: PLC0415 - loads torch
+    from clickledger.recovery.plans import What  # noqa: PLC0415 - loads numpy
 
     mode, kind = runs.RECOMPUTE if recompute else runs.RESCORE, BACKTEST if backtest else RANGE
     if model is None:
@@ -132,7 +132,7 @@ def _of_range(
     margin: timedelta,
     what: What,
 ) -> Plan:
-    from clickledger.recovery import plans  # noqa: PLC0415 - loads torch
+    from clickledger.recovery import plans  # noqa: PLC0415 - loads numpy
 
     if positions is not None:
         return plans.for_positions(conn, *positions, what)
@@ -153,7 +153,7 @@ def start(
     as_json: JsonOption = False,
 ) -> None:
     """Start a planned replay; the workers take it from here. Exit code 4 when the plan is unknown or stale."""
-    from clickledger.recovery import plans, replay  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import plans, replay  # noqa: PLC0415 - loads numpy, which others need not pay
 
     with ledger(folder) as conn:
         made = plans.find(conn, digest)

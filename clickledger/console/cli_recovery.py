@@ -179,7 +179,7 @@ def rollback(
 
     Its batches in flight are refused from then on. What was considered to go back to is shown, with the reasons.
     """
-    from clickledger.recovery import rollback as rollback_  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import rollback as rollback_  # noqa: PLC0415 - loads numpy, which others need not pay
 
     if (incident_id is None) == (model is None):
         raise errors.InvalidInput("rollback: expected one of --incident and --model")

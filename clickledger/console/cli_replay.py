@@ -66,7 +66,7 @@ def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
 
 def list_proposals(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """List proposed corrections that wait for somebody: undecided clicks resolved, purchases that came late."""
-    from clickledger.recovery import due_corrections  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import due_corrections  # noqa: PLC0415 - loads numpy, which others need not pay
 
     with ledger(folder, Role.AUDITOR_READER) as conn:
         found = due_corrections.listed(conn)
@@ -296,7 +296,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Do chunks of a run again: those that failed, those that are missing, or all."""
-    from clickledger.recovery import chunks, replay  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.recovery import chunks, replay  # noqa: PLC0415 - loads numpy, which others need not pay
 
     released = 0
     with ledger(folder) as conn:

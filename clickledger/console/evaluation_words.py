@@ -75,7 +75,7 @@ def _shares(told: dict[str, Any], kinds: list[str]) -> list[str]:
 
 def say_calibrated(seen: Examination) -> None:
     """What calibration by slice changes, in a table."""
-    from clickledger.scoring.calibration_trial import EQUAL, SHIPPED  # noqa: PLC0415 - loads torch, others need not pay
+    from clickledger.scoring.calibration_trial import EQUAL, SHIPPED  # noqa: PLC0415 - loads cvxpy, others need not pay
 
     if seen.trial is None:
         output.say(f"no calibration to show: {seen.refused}")

@@ -34,7 +34,7 @@ def compare(
     """Compare two models on the newest clicks that neither was trained on: flips, rates by slice, known customers."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from clickledger.scoring import findings, side_by_side  # noqa: PLC0415 - loads torch
+    from clickledger.scoring import findings, side_by_side  # noqa: PLC0415 - loads numpy
 
     with ledger(folder, Role.AUDITOR_READER) as conn, output.progress(f"comparing {one} and {other}"):
         pairs = [_pair(conn, text) for text in (one, other)]

@@ -13,7 +13,7 @@ from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import attached, connected
 from clickledger.errors import ClickledgerError
 
-if TYPE_CHECKING:  # loads torch
+if TYPE_CHECKING:
     from clickledger.scoring.daily_runs import Run
 
 
@@ -43,7 +43,7 @@ def daily(
     """
     from dataclasses import replace  # noqa: PLC0415
 
-    from clickledger.recovery import daily_training  # noqa: PLC0415 - loads torch
+    from clickledger.recovery import daily_training  # noqa: PLC0415 - loads numpy
     from clickledger.scoring import daily_runs, guardrails  # noqa: PLC0415
 
     chosen = attached(folder)

@@ -131,7 +131,7 @@ def deploy(
         raise errors.Refused(
             f"deploying passes no guard: expected --unguarded and --reason WHY, or clickledger model judge {model}"
         )
-    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads torch, which refusing need not pay
+    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads numpy, which refusing need not pay
 
     with ledger(folder) as conn:
         chosen = deployments.newest_calibration(conn, model) if calibration is None else calibration
@@ -146,7 +146,7 @@ def deploy(
 
 def _watched(conn: database.Connection) -> str:
     """Says so where the detector has nothing to compare the live model with."""
-    from clickledger.scoring import bootstrap  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.scoring import bootstrap  # noqa: PLC0415 - loads numpy, which others need not pay
 
     shadow = deployments.current(conn).routing.get("shadow")
     if shadow and not bootstrap.is_rule_of_thumb(conn, int(shadow["model"])):

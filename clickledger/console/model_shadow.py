@@ -29,7 +29,7 @@ def shadow(
     as_json: JsonOption = False,
 ) -> None:
     """Let a model run in shadow as a candidate, beside the stable one; of two others the older leaves."""
-    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads torch, which others need not pay
+    from clickledger.scoring import shadowing  # noqa: PLC0415 - loads numpy, which others need not pay
 
     with ledger(folder) as conn:
         if leave:

@@ -334,11 +334,17 @@ def _planned(writer: log.Writer, run_id: int) -> Run:
 
 
 def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:
-    """Give a planned or staged run up; its rows stay as evidence. Raises Refused while it is published."""
+    """Give a planned or staged run up; its rows stay as evidence.
+
+    Raises Refused while it is published, or when it was given up already.
+    """
     with log.writing(conn) as writer:
         published = "SELECT position FROM publications WHERE run_id = %s AND reverted_position IS NULL"
         if found := writer.execute(published, (run_id,)):
             raise errors.Refused(f"run {run_id} is published at position {found[0][0]}: revert it first")
-        if not writer.execute("UPDATE replay_runs SET status = 'abandoned' WHERE run_id = %s RETURNING 1", (run_id,)):
+        if not (found := writer.execute(SELECT_RUN, (run_id,))):
             raise errors.NotFound(f"no replay run {run_id}")
+        if Run(*found[0]).status == "abandoned":
+            raise errors.Refused(f"run {run_id} was abandoned already")
+        writer.execute("UPDATE replay_runs SET status = 'abandoned' WHERE run_id = %s", (run_id,))
         writer.record("replay_abandoned", {"run_id": run_id}, actor, reason)

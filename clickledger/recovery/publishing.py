@@ -47,7 +47,10 @@ def revert(conn: database.Connection, run_id: int, actor: str, reason: str, caps
 
 
 def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> None:
-    """Give a run up; its incident goes back to before the replay. Raises Refused while it is published."""
+    """Give a run up; its incident goes back to before the replay.
+
+    Raises Refused while it is published, or when it was given up already.
+    """
     runs.abandon(conn, run_id, actor, reason)
     _follow(conn, run_id, actor)
 

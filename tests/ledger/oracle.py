@@ -319,7 +319,7 @@ class Oracle:
         self.feed += self._lines(publication.reverted, "reversal", run_id, back)
 
     def abandon(self, run_id: int) -> None:
-        if self.in_force(run_id):
+        if self.in_force(run_id) or self.runs[run_id].status == "abandoned":
             raise Refusal("Refused")
         self.runs[run_id].status = "abandoned"
         self._enter("replay_abandoned")

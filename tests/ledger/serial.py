@@ -50,7 +50,7 @@ MESSAGES = {
     ("revert", "Conflict"): (
         r"run \d+: expected the publication that was looked at in force, got that of position \d+ since: look again"
     ),
-    ("abandon", "Refused"): r"run \d+ is published at position \d+: revert it first",
+    ("abandon", "Refused"): r"run \d+ is published at position \d+: revert it first|run \d+ was abandoned already",
     ("append", "RevokedDeployment"): r".*deployment.*",
     ("close_period", "Conflict"): r"period 2024-\d\d was closed at position \d+",
     ("roll_back", "Refused"): r".*model \d+.*",

@@ -353,6 +353,15 @@ def test_published_run_cannot_be_abandoned(two_entries: database.Connection) -> 
         runs.abandon(two_entries, run_id + 1_000, "tests", "")
 
 
+def test_run_is_given_up_once(two_entries: database.Connection) -> None:
+    run_id = staged(two_entries, 2, 4, {})
+    runs.abandon(two_entries, run_id, "tests", "not wanted")
+    head = log.head(two_entries).position
+    with pytest.raises(errors.Refused, match=f"run {run_id} was abandoned already"):
+        runs.abandon(two_entries, run_id, "others", "not wanted either")
+    assert log.head(two_entries).position == head
+
+
 @pytest.mark.parametrize(("lo", "hi"), [(0, 3), (3, 3), (4, 3), (2, 99)])
 def test_run_lies_below_the_head(two_entries: database.Connection, lo: int, hi: int) -> None:
     with pytest.raises(errors.InvalidInput, match="expected a range within"):
