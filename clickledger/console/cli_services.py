@@ -77,6 +77,8 @@ def status(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         output.say(f"warning: {warning}")
     if counting and counting["cold_until"]:
         output.say(f"note: snapshots are cold until {counting['cold_until']}: the windows of 24 h are not full yet")
+    if counting and counting["facts_version"]:
+        output.say(f"facts: snapshots are recorded with table {counting['facts_version']}")
     if not healthy:
         output.hint(f"clickledger up; logs are in {home.at(chosen.home).log}")
     if as_json:
@@ -101,14 +103,18 @@ def _watched(
 
 
 def _counting(conn: database.Connection) -> dict[str, Any]:
-    """The counter epoch in force, and until which event time its snapshots are cold; None when they no longer are."""
+    """The counter epoch and table of facts in force (0: none), and the event time until which snapshots are cold."""
     from clickledger.scoring import warmth  # noqa: PLC0415 - loads numpy, which `up` and `down` need not pay
 
     epoch = deployments.current_counter_epoch(conn)
     full_ms = warmth.read(conn).full_from_ms(epoch)
     until = None if full_ms is None else datetime.fromtimestamp(full_ms / 1000, UTC)
     cold = until is not None and until > datetime.now(UTC)
-    return {"counter_epoch": epoch, "cold_until": until.isoformat(timespec="seconds") if cold and until else None}
+    return {
+        "counter_epoch": epoch,
+        "facts_version": deployments.facts_version(deployments.current(conn).routing),
+        "cold_until": until.isoformat(timespec="seconds") if cold and until else None,
+    }
 
 
 def _fields(chosen: settings.Settings, states: list[services.State], healthy: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from clickledger.console import model_card, moments, output
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.model_promotion import ModelArgument
 from clickledger.console.recovery_words import ledger
-from clickledger.ledger import aliases, log
+from clickledger.ledger import aliases, deployments, log
 from clickledger.ledger.rights import Role
 
 SELECT_MODELS = """
@@ -49,10 +49,13 @@ def list_models(as_of: AsOfOption = None, folder: HomeOption = None, as_json: Js
     for name in aliases.NAMES:
         if used[name]:
             output.say(f"{name}: {model_card.pairs(used[name])}")
+    facts_version = deployments.facts_version(routing)
+    if facts_version:
+        output.say(f"facts: snapshots are recorded with table {facts_version} (clickledger facts show {facts_version})")
     output.hint("clickledger model show MODEL; clickledger model history; clickledger model judge MODEL")
     if as_json:
         fields = {"position": position, "epoch": epoch, "routing": routing, "aliases": model_card.stated(used)}
-        output.result({**fields, "models": listed})
+        output.result({**fields, "facts_version": facts_version, "models": listed})
 
 
 def show(model: ModelArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:

@@ -99,6 +99,22 @@ def test_tables_are_listed_and_shown_with_who_and_why_and_written_to_the_byte(
     assert command("facts", "show", version, "-o", "out.txt").code == 3
 
 
+def test_the_table_in_force_is_told_with_the_models_as_of_any_position_and_with_the_status(
+    command: Command, fleet: Workers, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.txt").write_bytes(b"192.0.2.0/24\n")
+    before = command("model", "list")
+    assert before.fields["facts_version"] == 0 and "facts" not in before.said
+    version = command("facts", "set", NAME, "nets.txt", "--reason", "first").fields["version"]
+    command("facts", "deploy", version, "--reason", "now")
+    assert command("model", "list").fields["facts_version"] == version
+    told = f"facts: snapshots are recorded with table {version}"
+    assert told in command("model", "list", as_json=False).said
+    assert told in command("status", as_json=False).said
+    assert command("status").fields["counters"]["facts_version"] == version
+    assert command("model", "list", "--as-of", before.fields["position"]).fields["facts_version"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
