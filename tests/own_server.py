@@ -148,9 +148,10 @@ class OwnServer:
 
 
 @contextmanager
-def own_server(*settings: str) -> Iterator[OwnServer]:
-    """A started, empty server of the version under test, stopped and removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="clickledger-own-", dir=folder_of_servers()))
+def own_server(*settings: str, at: Path | None = None) -> Iterator[OwnServer]:
+    """A started, empty server of the version under test, stopped and removed at the end; in memory, unless `at` says
+    where."""
+    folder = Path(tempfile.mkdtemp(prefix="clickledger-own-", dir=at or folder_of_servers()))
     folder.chmod(0o711)
     server = OwnServer(folder / "server", chosen_programs() or shipped_programs(), settings)
     try:

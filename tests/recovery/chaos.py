@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import redis
 from celery_processes import CeleryProcesses, eventually
-from own_server import OwnServer, own_server
+from own_server import ON_DISK, OwnServer, own_server
 
 from clickledger import errors
 from clickledger.console import home, services, valkey
@@ -72,9 +72,9 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, **settings: object) -> Iterator[World]:
-    """A migrated ledger and a broker on servers that may be killed."""
-    with own_server() as postgres:
+def world(folder: Path, *, large: bool = False, **settings: object) -> Iterator[World]:
+    """A migrated ledger and a broker on servers that may be killed; on the disk where it grows large."""
+    with own_server(at=ON_DISK if large else None) as postgres:
         schema.migrate(postgres.url)
         redis_url = services.start_valkey(home.prepare(folder), 60.0)
         celery = CeleryProcesses(folder, postgres.url, redis_url, **settings)

@@ -54,7 +54,7 @@ def require_given_up(conn: database.Connection, peace: runs.Run, cancelled: dict
 
 
 def test_a_replay_under_kills_restarts_repeats_pauses_and_cancels_ends_as_one_in_peace(tmp_path: Path) -> None:
-    with world(tmp_path / "home", lease_seconds=10 if SOAK else 2, replay_workers=2) as made:
+    with world(tmp_path / "home", large=SOAK, lease_seconds=10 if SOAK else 2, replay_workers=2) as made:
         with made.connect() as conn:
             _, stable, bad = bad_deployment(conn, batches=CLICKS // BATCH, clicks=BATCH, shadow=False)
             span = deployments.model_positions(conn, bad[0])
