@@ -39,16 +39,16 @@ class Times:
     publishing: list[float] = field(default_factory=list)
     reverting: list[float] = field(default_factory=list)
 
-    @property
-    def slowest(self) -> float:
-        return max(self.publishing + self.reverting)
+    def add(self, other: Times) -> None:
+        self.publishing += other.publishing
+        self.reverting += other.reverting
 
 
 def run(ground: Ground) -> Result:
     """Milliseconds of publish and revert by size, alone and beside a live appender."""
     result = Result()
     url = ground.fresh_database()
-    slowest = reverting = 0.0
+    all_alone = Times()
     with database.connect(url) as conn:
         mistaken = Mistaken(conn)
         for size, rounds in (QUICK_ROUNDS if ground.quick else ROUNDS).items():
@@ -58,10 +58,12 @@ def run(ground: Ground) -> Result:
                 _publish_and_revert(conn, run_id, size, alone)
             with _appender(url, mistaken.epoch):
                 _publish_and_revert(conn, run_id, size, beside)
-            slowest, reverting = max(slowest, alone.slowest), max(reverting, *alone.reverting)
+            all_alone.add(alone)
             _note(result, size, alone, beside)
-        slowest = max(slowest, _sparse(conn, result, 1 if ground.quick else SPARSE_ROUNDS))
-    slowest = max(slowest, _filled(ground, result))
+        all_alone.add(_sparse(conn, result, 1 if ground.quick else SPARSE_ROUNDS))
+    all_alone.add(_filled(ground, result))
+    reverting = max(all_alone.reverting)
+    slowest = max(reverting, *all_alone.publishing)
     target = f"at most {TARGET_MS:.0f} ms"
     result.figures.append(Figure("slowest of all, alone", slowest, "ms", "", target, slowest <= TARGET_MS))
     result.keys["publish_ms_max"] = round(slowest, 2)
@@ -69,8 +71,8 @@ def run(ground: Ground) -> Result:
     return result
 
 
-def _filled(ground: Ground, result: Result) -> float:
-    """Milliseconds of the slowest publish or revert of one run over a whole ledger of ten million decisions."""
+def _filled(ground: Ground, result: Result) -> Times:
+    """Each publish and revert of one run over a whole ledger of ten million decisions."""
     size, times = QUICK_FILLED if ground.quick else FILLED, Times()
     with database.connect(ground.fresh_database()) as conn:
         say(f"publish: filling a ledger with {size:,} decisions")
@@ -81,15 +83,15 @@ def _filled(ground: Ground, result: Result) -> float:
     for what, measured in (("publishing", times.publishing), ("reverting", times.reverting)):
         figure = Figure(f"{what} {size:,} corrected decisions", statistics.median(measured), "ms", _spread(measured))
         result.figures.append(figure)
-    return times.slowest
+    return times
 
 
 def _spread(measured: list[float]) -> str:
     return f"median of {len(measured)}; slowest {max(measured):.1f} ms"
 
 
-def _sparse(conn: database.Connection, result: Result, rounds: int) -> float:
-    """Milliseconds of the slowest publish or revert of a sparse run of all the clicks it may have, over another one."""
+def _sparse(conn: database.Connection, result: Result, rounds: int) -> Times:
+    """Each publish and revert of a sparse run of all the clicks it may have, over another one."""
     newest = "SELECT click_id FROM decisions ORDER BY click_id DESC LIMIT %s"
     clicks = [row[0].bytes for row in conn.execute(newest, (sparse.CLICKS_MAX,))]
     times = Times()
@@ -104,7 +106,7 @@ def _sparse(conn: database.Connection, result: Result, rounds: int) -> float:
             f"{what} {len(clicks):,} sparse corrections", statistics.median(measured), "ms", _spread(measured)
         )
         result.figures.append(figure)
-    return times.slowest
+    return times
 
 
 def _note(result: Result, size: int, alone: Times, beside: Times) -> None:

@@ -172,7 +172,7 @@ def billed_by(conn: database.Connection, fields: Sequence[str], as_of: int | Non
     """
     sums: dict[tuple[Any, ...], int] = {}
     grouped = ", ".join(fields)
-    for query in _statements(conn, Span(), (*fields, *BILLED), as_of):
+    for query in statements(conn, Span(), (*fields, *BILLED), as_of):
         valid = f"SELECT {grouped}, cost_micros FROM ({query}) d WHERE verdict = 'valid'"
         summed = f"SELECT {grouped}, sum(cost_micros)::bigint FROM ({valid}) v GROUP BY {grouped}"
         for *values, micros in conn.execute(summed.encode()):
@@ -192,7 +192,7 @@ def rows(
     connection is the iterator's own until it is exhausted or closed. Raises InvalidInput for an unknown field, for a
     position not written yet, or inside of a transaction that is not REPEATABLE READ.
     """
-    for number, query in enumerate(_statements(conn, span, fields, as_of)):
+    for number, query in enumerate(statements(conn, span, fields, as_of)):
         with conn.cursor(f"authoritative_rows_{number}", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
             yield from cursor.execute(query.encode())
@@ -209,7 +209,7 @@ def copy_out(
 
     Two to three times as fast as `rows`, since nothing is decoded. Raises as `rows` does.
     """
-    for query in _statements(conn, span, fields, as_of):
+    for query in statements(conn, span, fields, as_of):
         with conn.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
             for part in copy:
                 write(part)
@@ -234,8 +234,11 @@ def smallest_click_id(at_ms: int) -> uuid.UUID:
     return uuid.UUID(bytes=at_ms.to_bytes(6) + bytes(10))
 
 
-def _statements(conn: database.Connection, span: Span, fields: Sequence[str], as_of: int | None) -> Iterator[str]:
-    """SQL of the rows of each week in turn, to be run before the next is asked for: it is its savepoint's."""
+def statements(conn: database.Connection, span: Span, fields: Sequence[str], as_of: int | None) -> Iterator[str]:
+    """SQL of the rows of each week in turn, to be run before the next is asked for: it is its savepoint's.
+
+    Whoever sums them by fields of their own puts it into a statement. Raises as `rows` does.
+    """
     live, delayed = _select_lists(fields)
     with _moment(conn):
         conn.execute(SERIAL)
