@@ -89,7 +89,7 @@ bench: $(INSTALLED) ## measure, print one table, write benchmarks/latest.json
 
 bench-ledger: $(INSTALLED) ## measure the ledger beside raw COPY, a plain table and eventsourcing
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,bench]'
-	$(BIN)/python -m benchmarks append importing tail eventsourcing reading why publish verify checkpoints partitions
+	$(BIN)/python -m benchmarks append importing tail eventsourcing reading why publish verify checkpoints partitions campaigns
 
 bench-scoring: $(INSTALLED) ## measure counting by size of call, recomputing, forward passes and training
 	$(BIN)/python -m benchmarks counting learning

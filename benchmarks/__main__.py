@@ -11,7 +11,7 @@ from benchmarks.ground import Result, say
 
 LEDGER = (
     "append", "importing", "tail", "eventsourcing", "reading", "why", "publish", "publications", "verify",
-    "checkpoints", "partitions",
+    "checkpoints", "partitions", "campaigns",
 )  # fmt: skip
 SCORING = ("counting", "learning")
 NAMES = (*LEDGER, "ingest", "latency", "replay", "recovery", *SCORING)
