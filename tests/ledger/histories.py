@@ -1,7 +1,9 @@
 """Histories of the state machine, in blocks and processes of their own: 2,000 in a test, a million steps in a soak.
 
 A block is one seeded run of hypothesis over a few histories of one length. Its number is its seed, so that any block
-can be run again alone: `CLICKLEDGER_SEED=... CLICKLEDGER_HISTORIES=1` runs the block of that seed and no other.
+can be run again alone: `CLICKLEDGER_SEED=... CLICKLEDGER_HISTORIES=1` runs the block of that seed and no other, of a
+soak `CLICKLEDGER_SOAK_STEPS=1`, whose histories are longer. A soak must not be stopped by SIGSTOP: the server ends a
+transaction that idles for 30 s.
 """
 
 from __future__ import annotations
@@ -125,13 +127,13 @@ def _take(ran: Ran, output: Path, read: int) -> int:
     return len(lines)
 
 
-def run_block(ledger: genesis.Ledger, seed: int, length: int) -> dict[str, Any]:
+def run_block(ledger: genesis.Ledger, seed: int, lengths: tuple[int, ...]) -> dict[str, Any]:
     """Run one block; its seed, histories and steps, and how often what happened in them."""
     from test_state_machine import LedgerMachine
 
     settings = hypothesis.settings(
         max_examples=HISTORIES_PER_BLOCK,
-        stateful_step_count=length,
+        stateful_step_count=lengths[seed % len(lengths)],
         database=None,
         deadline=None,
         print_blob=False,  # the seed says it
@@ -145,7 +147,8 @@ def run_block(ledger: genesis.Ledger, seed: int, length: int) -> dict[str, Any]:
     try:
         run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=settings)
     except BaseException:
-        print(f"to run it again: CLICKLEDGER_SEED={seed} CLICKLEDGER_HISTORIES=1", flush=True)
+        alone = "CLICKLEDGER_SOAK_STEPS" if lengths == SOAK_LENGTHS else "CLICKLEDGER_HISTORIES"
+        print(f"to run it again: CLICKLEDGER_SEED={seed} {alone}=1", flush=True)
         raise
     return {"seed": seed, "histories": machine.histories, "steps": machine.steps, "counts": machine.counts}
 
@@ -155,7 +158,7 @@ def work(server_url: str, template: str, seed: int, stride: int, histories: int,
     days = {partitions.day_of(click) for click in CLICKS}
     with genesis.Ledger(server_url, template, days) as ledger:
         while histories > 0 or steps > 0:
-            block = run_block(ledger, seed, lengths[seed % len(lengths)])
+            block = run_block(ledger, seed, lengths)
             print(json.dumps(block), flush=True)
             seed, histories, steps = seed + stride, histories - block["histories"], steps - block["steps"]
 
