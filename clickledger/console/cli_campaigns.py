@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -39,12 +39,17 @@ def campaigns(
     end = moments.moment(until, "until") if until is not None else datetime.now(UTC)
     with ledger(folder, Role.AUDITOR_READER) as conn, output.progress("reading a day of decisions"):
         found = campaigns_.clicked(conn, moments.unix_ms(end))
+        newest_ms = None if found else campaigns_.newest_ms(conn)
     if advertiser is not None:
         found = [campaign for campaign in found if campaign.advertiser_id == advertiser]
     shown = f", the first {most} shown" if len(found) > most else ""
     title = f"{len(found)} campaigns clicked in the 24 h before {end:%Y-%m-%d %H:%M:%S} UTC{shown}"
     output.rows(title, COLUMNS, [_line(campaign) for campaign in found[:most]])
-    output.hint("clickledger replay plan --advertiser ADVERTISER ..., to look at its decisions again")
+    if newest_ms is None:
+        output.hint("clickledger replay plan --advertiser ADVERTISER ..., to look at its decisions again")
+    else:
+        last = datetime.fromtimestamp(newest_ms / 1000, UTC) + timedelta(seconds=1)
+        output.hint(f"clickledger campaigns --until {last:%Y-%m-%dT%H:%M:%SZ}, the time of the newest click")
     if as_json:
         output.result({"until": end.isoformat(), "campaigns": [_fields(campaign) for campaign in found]})
 
