@@ -76,10 +76,12 @@ READY, IN_FORCE = 0, 1  # among the newest runs
 LAST = 0  # of the publications that stand
 PUBLISH, COMPARE, ABANDON = ("publish_a_run", READY), ("compare_a_run", READY), ("abandon_a_run", READY)
 REVERT, CLOSE = ("revert_a_run", LAST), ("close_a_period", 1)
+ANEW = ("replay", 0, 9, ("vi" * len(CLICKS))[: len(CLICKS)], set[int]())
 DUELS = [
     *[([PUBLISH], [other]) for other in (PUBLISH, REVERT, ABANDON, CLOSE, ("compare_and_publish", READY))],
     *[([COMPARE], [other]) for other in (REVERT, ABANDON, PUBLISH)],
     *[([one], [one]) for one in (REVERT, ABANDON, CLOSE)],
+    ([ANEW], [COMPARE, ABANDON]),  # given up while it is worked on
     # Published, or anew, between the look and the lock of who reverts it.
     ([PUBLISH], [("revert_whatever_run", READY)]),
     ([REVERT], [("revert_whatever_run", IN_FORCE), ("compare_and_publish", IN_FORCE)]),
