@@ -12,6 +12,7 @@ from clickledger.console import moments, output
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
 from clickledger.ledger import campaigns as campaigns_
+from clickledger.ledger import reading
 from clickledger.ledger.campaigns import Campaign
 from clickledger.ledger.rights import Role
 
@@ -39,7 +40,7 @@ def campaigns(
     end = moments.moment(until, "until") if until is not None else datetime.now(UTC)
     with ledger(folder, Role.AUDITOR_READER) as conn, output.progress("reading a day of decisions"):
         found = campaigns_.clicked(conn, moments.unix_ms(end))
-        newest_ms = None if found else campaigns_.newest_ms(conn)
+        newest_ms = None if found else reading.newest_click_ms(conn)
     if advertiser is not None:
         found = [campaign for campaign in found if campaign.advertiser_id == advertiser]
     shown = f", the first {most} shown" if len(found) > most else ""

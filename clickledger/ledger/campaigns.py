@@ -22,8 +22,6 @@ COUNTS = """
            count(*) FILTER (WHERE verdict = 'invalid'), count(*) FILTER (WHERE verdict = 'undecided')
     FROM ({rows}) d GROUP BY 1, 2"""
 
-SELECT_NEWEST = "SELECT click_time_ms(click_id) FROM decisions ORDER BY click_id DESC LIMIT 1"
-
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
@@ -69,9 +67,3 @@ def clicked(conn: database.Connection, until_ms: int) -> list[Campaign]:
             found.setdefault((advertiser, campaign), Counter()).update(dict(enumerate(counts)))
     named = [Campaign(*of, *(counts[place] for place in range(6))) for of, counts in found.items()]
     return sorted(named, key=lambda c: (-c.clicks_1h, -c.clicks_24h, c.advertiser_id, c.campaign_id))
-
-
-def newest_ms(conn: database.Connection) -> int | None:
-    """Event time of the newest click, Unix milliseconds; None without one. Where is something to look at?"""
-    row = conn.execute(SELECT_NEWEST).fetchone()
-    return row and int(row[0])

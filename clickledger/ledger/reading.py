@@ -64,6 +64,7 @@ SELECT_UNPRICED_FLIP_SUMS = """
     WHERE {in_force} AND a.from_verdict <> 'valid' AND a.to_verdict <> 'valid'{of_week}
     GROUP BY 1, 2, 3"""
 IN_FORCE = "p.position <= {position:d} AND (p.reverted_position IS NULL OR p.reverted_position > {position:d})"
+SELECT_NEWEST = "SELECT click_time_ms(click_id) FROM decisions WHERE true{bounds} ORDER BY click_id DESC LIMIT 1"
 DECISION_OF = "SELECT * FROM decision_of(%s)"
 DECISION_OF_AS_OF = "SELECT * FROM decision_of(%s, %s)"
 
@@ -221,6 +222,15 @@ def decision_of(conn: database.Connection, click_id: uuid.UUID, as_of: int | Non
         if as_of is None:
             return cursor.execute(DECISION_OF, (click_id,)).fetchone()
         return cursor.execute(DECISION_OF_AS_OF, (click_id, position_of(conn, as_of))).fetchone()
+
+
+def newest_click_ms(conn: database.Connection) -> int | None:
+    """Event time of the newest click, Unix milliseconds; None without one. Locks one day partition at a time."""
+    for first, last in sorted(_days(conn), reverse=True):
+        bounds = literal_ranges.of_click_ids(Span(first=first, last=last))
+        if row := conn.execute(SELECT_NEWEST.format(bounds=bounds).encode()).fetchone():
+            return int(row[0])
+    return None
 
 
 def day(of: date) -> Span:

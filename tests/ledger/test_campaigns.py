@@ -12,7 +12,7 @@ import replays
 from batches import Row, at, batch, click_id
 
 from clickledger.errors import InvalidInput
-from clickledger.ledger import append, campaigns, database
+from clickledger.ledger import append, campaigns, database, reading
 
 END = at("2024-03-11", 43_200)
 EDGES = [window + off for window in (0, 60_000, 3_600_000, 86_400_000) for off in (-1, 0, 1)]
@@ -84,11 +84,11 @@ def test_a_campaign_is_compared_with_its_own_day(conn: database.Connection) -> N
     [campaign] = campaigns.clicked(conn, END)
     assert (campaign.clicks_1m, campaign.clicks_1h, campaign.clicks_24h) == (8, 8, 31)
     assert campaign.times_usual == 8.0
-    assert campaigns.newest_ms(conn) == END - 1
+    assert reading.newest_click_ms(conn) == END - 1
 
 
 def test_no_click_and_no_time(conn: database.Connection) -> None:
     assert campaigns.clicked(conn, END) == [] == campaigns.clicked(conn, 0)
-    assert campaigns.newest_ms(conn) is None
+    assert reading.newest_click_ms(conn) is None
     with pytest.raises(InvalidInput, match="expected a time from 1970 on, got 1 ms before it"):
         campaigns.clicked(conn, -1)
