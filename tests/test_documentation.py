@@ -54,7 +54,7 @@ def test_commands_and_options_named_in_the_documentation_exist() -> None:
             while words and hasattr(command, "commands"):
                 assert words[0] in command.commands, f"{page.name}: clickledger {line}"
                 command = command.commands[words.pop(0)]
-            options = {option for parameter in command.params for option in parameter.opts}
+            options = {option for known in command.params for option in (*known.opts, *known.secondary_opts)}
             unknown = {word for word in words if word.startswith("-")} - options
             assert not unknown, f"{page.name}: clickledger {line}: {unknown}"
 

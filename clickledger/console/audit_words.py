@@ -12,6 +12,7 @@ from clickledger.ledger import audit, audit_rows
 if TYPE_CHECKING:
     from clickledger.scoring.rescore import Rescored
 
+SNAPSHOTS = "snapshots"  # the one check whose failure is no fault of the log
 NAMED_ENTRY = re.compile(r"\bentry (\d+)")
 
 
@@ -32,7 +33,7 @@ def show(report: audit.Report, failures: Mapping[str, list[str]], rescored: Resc
     of = f" of positions {report.lo} to {report.head}" if report.unverified else ""
     output.say(f"{report.entries} entries{of}, {report.rows} rows{again}")
     if report.overrides is not None:
-        output.say(f"{report.overrides} clicks with a sparse correction in force")
+        output.say(f"{report.overrides} clicks decided by a published correction of single clicks")
     if report.unverified and report.lo > 1:
         output.say(f"entry {report.lo - 1}, on which the range follows, was taken as it is")
     output.hint(next_step(report, failures))
@@ -48,7 +49,12 @@ def next_step(report: audit.Report, failures: Mapping[str, list[str]]) -> str:
     if any(failures.values()):
         entry = _named_entry(line for lines in failures.values() for line in lines)
         again = f"; look at one entry: clickledger audit verify --from {entry} --to {entry}" if entry else ""
-        return f"stop writers and restore; keep this report{again}"
+        if not any(lines for name, lines in failures.items() if name != SNAPSHOTS):
+            return (
+                "clickledger replay plan --counters SINCE UNTIL; the log itself holds, restore nothing "
+                f"(docs/incidents.md, wrong counters){again}"
+            )
+        return f"clickledger down, keep this report, and restore (docs/operations.md){again}"
     return "clickledger audit verify" if report.unverified else "clickledger why CLICK_ID"
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from clickledger.scoring.rescore import Rescored
 
 RESCORED = "re-scored decisions"
-SNAPSHOTS = "snapshots"
 
 
 def register(app: typer.Typer) -> None:
@@ -141,7 +140,7 @@ def verify(
         again = None if snapshots is None else _recounted(conn, snapshots)
         held = {} if note is None else {"held checkpoint": checkpoints.check_held(conn, note)}
     failures = report.failures | held | ({RESCORED: rescored.failures} if rescored else {})
-    failures |= {SNAPSHOTS: again.failures} if again else {}
+    failures |= {audit_words.SNAPSHOTS: again.failures} if again else {}
     report.notes += again.notes if again else []
     audit_words.show(report, failures, rescored, RESCORED)
     if again is not None:

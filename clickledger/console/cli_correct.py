@@ -17,7 +17,7 @@ import typer
 from clickledger import errors
 from clickledger.console import output
 from clickledger.console import recovery_words as words
-from clickledger.console.acting import person
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.ledger import database, sparse
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
 def correct(
     file: Annotated[Path, typer.Argument(help="NDJSON: click_id (or the sender's own id), verdict, reason.")],
     reason: ReasonOption,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,12 +54,14 @@ def correct(
     stated = [line for line in lines if isinstance(line, Stated)]
     rejected = [line for line in lines if isinstance(line, Rejection)]
     with words.ledger(folder) as conn:
-        clicks = _resolve(conn, stated)
+        with output.progress("looking the clicks up"):
+            clicks = _resolve(conn, stated)
         rejected += _unusable(stated, clicks)
         _refuse(file, rejected, len(lines), as_json)
         told = [sparse.Correction(clicks[s.click][0].bytes, s.verdict, s.reason) for s in stated]
-        planned = sparse.plan(conn, told, actor=person(), reason=reason)
-        compared = publishing.compare(conn, planned.run_id, person())
+        planned = sparse.plan(conn, told, actor=person(actor), reason=reason)
+        with output.progress(f"comparing run {planned.run_id} with what is in force"):
+            compared = publishing.compare(conn, planned.run_id, person(actor))
         run = progress.of_run(conn, planned.run_id)
     words.show_comparison(compared)
     output.say(f"run {run.run_id} corrects {run.clicks} clicks; nothing in force has changed yet")

@@ -8,7 +8,7 @@ import typer
 
 from clickledger import errors
 from clickledger.console import home, output, processes, services
-from clickledger.console.acting import person
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption, load
 from clickledger.ledger import database
 from clickledger.ledger.rights import Role
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 def erase_identities(
     reason: Annotated[str, typer.Option(help="Why; goes into the log.")],
     yes: Annotated[bool, typer.Option("--yes", help="Nothing brings the key back: say that you know.")] = False,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +42,7 @@ def erase_identities(
     if not yes:
         raise errors.Refused(f"this destroys {path} for good, for every user in the ledger: expected --yes")
     with database.connect(str(settings.database_url), application_name="clickledger erase", role=Role.INGESTER) as conn:
-        erased = erasure.erase(conn, path, person(), reason)
+        erased = erasure.erase(conn, path, person(actor), reason)
     output.say(f"the key of the pseudonyms is destroyed, entry {erased.position}, fingerprint {erased.fingerprint}")
     output.say("not reached: backups and snapshots of the key file, old blocks of the disk, processes elsewhere")
     output.hint("clickledger up; the next click makes a new key, and every user counts as new")

@@ -86,6 +86,7 @@ def withdraw(
     """Record snapshots without a table again. Refused (3) while a model that decides or runs in shadow reads it."""
     epoch = _put_in_force(0, reason, actor, folder)
     output.say(f"epoch {epoch}: snapshots are recorded without a table of facts")
+    output.hint("clickledger facts list")
     if as_json:
         output.result({"epoch": epoch, "facts_version": 0})
 
@@ -105,6 +106,7 @@ def list_tables(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         tables = fact_tables.listed(conn)
         in_force = deployments.facts_version(deployments.current(conn).routing)
     output.rows("tables of facts", COLUMNS, [_line(table, in_force) for table in tables])
+    output.hint(f"clickledger facts show {tables[0]['version']}" if tables else "clickledger facts set --help")
     if as_json:
         output.result({"tables": tables, "in_force": in_force})
 
@@ -141,6 +143,7 @@ def show(
     output.say(f"registered by {told['actor']} at {told['recorded_at']:%Y-%m-%d %H:%M:%S} UTC: {told['reason']}")
     for each, flag in said.items():
         output.say(f"  {each}: {('no address', 'not in it', 'a data centre')[flag + 1]}")
+    output.hint(f"clickledger facts deploy {version} --reason WHY; clickledger facts list")
     if as_json:
         output.result({**told, "addresses": said})
 

@@ -11,7 +11,7 @@ import typer
 
 from clickledger import errors
 from clickledger.console import output
-from clickledger.console.acting import person
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
@@ -31,6 +31,7 @@ def close(
     period: Annotated[str, typer.Argument(metavar="MONTH", help="YYYY-MM, UTC, by the clicks' event time.")],
     reason: ReasonOption,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only said.")] = False,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +42,7 @@ def close(
                 f"close {period}: no line posts to it any more, back-charges are written off, and it is never open "
                 "again; add --yes to do it"
             )
-        position = billing.close_period(conn, period, person(), reason)
+        position = billing.close_period(conn, period, person(actor), reason)
     output.say(f"period {period} is closed since position {position}; comparisons made before it are stale")
     output.hint("clickledger period list")
     if as_json:

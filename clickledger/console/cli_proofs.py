@@ -10,7 +10,7 @@ import typer
 
 from clickledger import errors, verify_bundle
 from clickledger.console import cli_audit, output, proofs
-from clickledger.console.acting import person
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import attached, connected, ledger
 from clickledger.ledger import (
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
 def prove(
     click: Annotated[str, typer.Argument(help="A click id, or the sender's own id of it.")],
     file: OutputOption = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +53,7 @@ def prove(
     chosen = attached(folder)
     with connected(chosen) as conn:
         click_id = provenance.find(conn, click)
-        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen), person())
+        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen), person(actor))
         verified = proofs.checked(conn, bundle)
         signer = checkpoint_keys.in_force(checkpoint_keys.history(conn), verified.statement["as_of"])
     place = file or Path(f"proof-{click_id}.json")
@@ -73,6 +74,7 @@ def checkpoint(
     file: OutputOption = None,
     show: Annotated[bool, typer.Option("--show", help="Sign nothing; the newest one there is.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild-tiles", help="Make the tree's cache again from the log.")] = False,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,7 +88,7 @@ def checkpoint(
         key = None if show else checkpoint_key_file.of(chosen)
         if not show and key is None:
             raise errors.NotFound("expected a key that signs checkpoints, got none: clickledger audit key new")
-        point = checkpoints.sign(conn, key, person(), advance) if key else checkpoints.newest(conn)
+        point = checkpoints.sign(conn, key, person(actor), advance) if key else checkpoints.newest(conn)
     if point is None:
         raise errors.NotFound("the ledger has no checkpoint yet: clickledger audit checkpoint")
     output.say(f"checkpoint over {point.size} entries of {point.origin}")
@@ -102,13 +104,16 @@ def checkpoint(
 def continue_(
     held: Annotated[Path, typer.Argument(help="A checkpoint that somebody keeps.")],
     file: OutputOption = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write what shows the holder of a checkpoint, offline, that the log has only grown since."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        proof = proof_bundle.consistency(conn, proofs.read_checkpoint(held), checkpoint_key_file.of(chosen), person())
+        proof = proof_bundle.consistency(
+            conn, proofs.read_checkpoint(held), checkpoint_key_file.of(chosen), person(actor)
+        )
         known = checkpoint_keys.history(conn)
     old, new = (checkpoints.parse(proof.fields[side]) for side in ("old", "new"))
     signers = dict.fromkeys(f"--key {checkpoint_keys.in_force(known, point.size)}" for point in (old, new))
@@ -120,11 +125,16 @@ def continue_(
         output.result({"file": place, "origin": new.origin, "old_size": old.size, "size": new.size, "note": new.note})
 
 
-def key_new(reason: ReasonOption = "the first key", folder: HomeOption = None, as_json: JsonOption = False) -> None:
+def key_new(
+    reason: ReasonOption = "the first key",
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Make the key that signs checkpoints, and record it in the log."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        key = proofs.new_key(conn, chosen, person(), reason)
+        key = proofs.new_key(conn, chosen, person(actor), reason)
     _show_key(str(key.verifier), as_json)
 
 
@@ -134,13 +144,14 @@ def key_rotate(
         bool, typer.Option("--lost", help="The old key is gone: only the log vouches for the new.")
     ] = False,
     to: Annotated[Path | None, typer.Option(help="Write the new key to this file, leave the old one alone.")] = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a new key in place of the one in force; the old one signs that it did so."""
     chosen = attached(folder)
     with connected(chosen) as conn:
-        key = proofs.rotate_key(conn, chosen, person(), reason, lost=lost, to=to)
+        key = proofs.rotate_key(conn, chosen, person(actor), reason, lost=lost, to=to)
     if to:
         output.say(f"the new key is in {to}: put it in place of the old one")
     _show_key(str(key.verifier), as_json)

@@ -6,15 +6,16 @@ next command.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clickledger import errors
 from clickledger.console import output, recovery_words
-from clickledger.console.acting import person
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
+from clickledger.ledger import database, deployments, log
 from clickledger.ledger.rights import Role
 from clickledger.recovery import incidents, pages
 
@@ -40,7 +41,7 @@ def incident_list(folder: HomeOption = None, as_json: JsonOption = False) -> Non
     """List all incidents, and the pages that stand."""
     with ledger(folder, Role.AUDITOR_READER) as conn:
         found, held = incidents.listed(conn), incidents.holders(conn)
-        standing = {key: position for key, (state, position) in pages.standing(conn).items() if state.open}
+        standing = [log.entry(conn, at) for _, (state, at) in sorted(pages.standing(conn).items()) if state.open]
     columns = ("incident", "status", "epoch", "model", "run", "held by")
     lines = [
         (
@@ -57,17 +58,25 @@ def incident_list(folder: HomeOption = None, as_json: JsonOption = False) -> Non
     if standing:
         output.rows(
             "pages that stand; nothing acts on them",
-            ("signal", "slice", "direction", "position"),
-            [(*key, position) for key, position in sorted(standing.items())],
+            ("signal", "slice", "direction", "observed", "expected", "paged at", "position"),
+            [(*_page(page).values(), f"{page.recorded_at:%Y-%m-%d %H:%M:%S} UTC", page.position) for page in standing],
         )
     if found:
         output.hint(f"clickledger incident show {found[-1].incident_id}")
     elif standing:
         output.hint("clickledger incident raise --reason ... if the model is to blame")
+    else:
+        output.hint("clickledger status")
     if as_json:
-        shown = [{"signal": s, "slice": p, "direction": d, "position": at} for (s, p, d), at in standing.items()]
+        at = "position", "recorded_at"
+        shown = [_page(page) | {name: getattr(page, name) for name in at} for page in standing]
         fields = [recovery_words.incident_fields(i) | {"held_by": held.get(i.incident_id)} for i in found]
         output.result({"incidents": fields, "pages": shown})
+
+
+def _page(page: log.Entry) -> dict[str, Any]:
+    """What a page is about, and by how much: since its onset, in the signal's own unit (a share, clicks a minute)."""
+    return {name: page.payload[name] for name in (*pages.KEYS, "observed", "expected")}
 
 
 def incident_show(incident_id: IncidentArgument, folder: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -100,14 +109,19 @@ def incident_show(incident_id: IncidentArgument, folder: HomeOption = None, as_j
 def incident_raise(
     reason: ReasonOption,
     model: Annotated[int | None, typer.Option("--model", help="Which live model; needless when it is one.")] = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Raise an incident of the deployment in force by hand: what a page shows may be a model's fault, or not."""
     with ledger(folder) as conn:
-        raised = incidents.raise_by_hand(conn, model, person(), reason)
+        raised = incidents.raise_by_hand(conn, model, person(actor), reason)
         following = recovery_words.after_incident(conn, raised)
     output.say(f"incident {raised.incident_id}: model {raised.model_version} of epoch {raised.deployment_epoch}")
+    output.say(
+        "where CLICKLEDGER_ROLLBACK_POLICY is auto, the default, workers roll it back and start its replay within "
+        f"seconds: clickledger incident show {raised.incident_id}"
+    )
     output.hint(following)
     if as_json:
         output.result(recovery_words.incident_fields(raised))
@@ -116,12 +130,13 @@ def incident_raise(
 def incident_ack(
     incident_id: IncidentArgument,
     reason: Annotated[str, typer.Option("--reason", help="It goes into the log.")] = "",
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say that you are at it; the incident is in your hands from now on."""
     with ledger(folder) as conn:
-        entry = incidents.acknowledge(conn, incident_id, person(), reason)
+        entry = incidents.acknowledge(conn, incident_id, person(actor), reason)
         incident = incidents.get(conn, incident_id)
     output.say(f"incident {incident_id} is in the hands of {entry.actor}")
     output.hint(f"clickledger incident show {incident_id}")
@@ -132,12 +147,13 @@ def incident_ack(
 def incident_note(
     incident_id: IncidentArgument,
     text: Annotated[str, typer.Argument(help="What is to be remembered.")],
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write something down with an incident; it goes into the log and moves nothing."""
     with ledger(folder) as conn:
-        entry = incidents.note(conn, incident_id, text, person())
+        entry = incidents.note(conn, incident_id, text, person(actor))
     output.say(f"noted at position {entry.position}")
     output.hint(f"clickledger incident show {incident_id}")
     if as_json:
@@ -157,11 +173,15 @@ def incident_summary(incident_id: IncidentArgument, folder: HomeOption = None, a
 
 
 def incident_abandon(
-    incident_id: IncidentArgument, reason: ReasonOption, folder: HomeOption = None, as_json: JsonOption = False
+    incident_id: IncidentArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Set an incident aside; only what happens from now on can raise it again."""
     with ledger(folder) as conn:
-        moved = incidents.move(conn, incident_id, incidents.Status.ABANDONED, person(), reason)
+        moved = incidents.move(conn, incident_id, incidents.Status.ABANDONED, person(actor), reason)
     output.say(f"incident {incident_id} is abandoned")
     output.hint("clickledger incident list")
     if as_json:
@@ -172,6 +192,7 @@ def rollback(
     reason: ReasonOption,
     incident_id: Annotated[int | None, typer.Option("--incident", help="Roll this incident's model back.")] = None,
     model: Annotated[int | None, typer.Option("--model", help="Roll this model version back.")] = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -185,18 +206,32 @@ def rollback(
         raise errors.InvalidInput("rollback: expected one of --incident and --model")
     with ledger(folder) as conn:
         if incident_id is not None:
-            done = rollback_.roll_back_incident(conn, incidents.get(conn, incident_id), person(), reason)
+            done = rollback_.roll_back_incident(conn, incidents.get(conn, incident_id), person(actor), reason)
         else:
-            done = rollback_.roll_back(conn, int(model or 0), person(), reason)
+            done = rollback_.roll_back(conn, int(model or 0), person(actor), reason)
         considered = [] if done is None else rollback_.considered(conn, done)
+        following = _after_rollback(conn, incident_id, done)
     if considered:
         recovery_words.show_considered(considered)
     if done is None:
         output.say(f"incident {incident_id}: its epoch was revoked before")
     else:
-        output.say(f"epoch {done.epoch} is in force since position {done.position}; revoked: {done.revoked_epochs}")
-    by_hand = "clickledger replay plan --positions LO HI --model MODEL --calibration CALIBRATION"
-    output.hint(f"clickledger replay plan --incident {incident_id}" if incident_id else by_hand)
+        revoked = ", ".join(map(str, done.revoked_epochs))
+        output.say(f"epoch {done.epoch} is in force since position {done.position}")
+        output.say(f"revoked, so that nothing they decide is accepted any more: epochs {revoked}")
+    output.hint(following)
     if as_json:
         fields = {} if done is None else done._asdict() | {"considered": considered}
         output.result({"incident_id": incident_id, **fields})
+
+
+def _after_rollback(conn: database.Connection, incident_id: int | None, done: deployments.RolledBack | None) -> str:
+    """The replay that follows, its ids filled in."""
+    if incident_id is not None or done is None:
+        unless = "where no worker starts it by itself (CLICKLEDGER_AUTO_REPLAY)"
+        return f"clickledger replay plan --incident {incident_id}, {unless}; clickledger incident show {incident_id}"
+    deciding = deployments.models_of(deployments.current(conn).routing)
+    model = deciding.pop() if len(deciding) == 1 else "MODEL"
+    first, *others = done.revoked_epochs
+    more = f"; then --deployment {', '.join(map(str, others))}" if others else ""
+    return f"clickledger replay plan --deployment {first} --model {model}{more}"

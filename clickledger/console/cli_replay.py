@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from clickledger import errors, settings
-from clickledger.console import cli_plan, output, replay_watch
+from clickledger.console import output, replay_plan, replay_watch
 from clickledger.console import recovery_words as words
 from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_recovery import ReasonOption
@@ -31,7 +31,7 @@ RunArgument = Annotated[int, typer.Argument(metavar="RUN", help="Run id, from `r
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     replay = typer.Typer(help="Decide past clicks again, compare, publish, undo.", no_args_is_help=True)
-    cli_plan.register(replay)
+    replay_plan.register(replay)
     for command in (watch, pause, resume, cancel, retry, compare, publish, revert):
         replay.command()(command)
     replay.command("propose-revert")(propose_revert)
@@ -60,6 +60,8 @@ def list_runs(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     output.rows(f"{len(found)} runs", columns, lines)
     if found:
         output.hint(f"clickledger replay watch {found[-1].run_id}")
+    else:
+        output.hint("clickledger replay plan --help")
     if as_json:
         output.result({"runs": [words.run_fields(r) for r in found]})
 
@@ -70,7 +72,7 @@ def list_proposals(folder: HomeOption = None, as_json: JsonOption = False) -> No
 
     with ledger(folder, Role.AUDITOR_READER) as conn:
         found = due_corrections.listed(conn)
-    columns = ("run", "proposed at", "what", "clicks", "flips", "change in micros", "digest")
+    columns = ("run", "proposed at", "what", "clicks", "flips", "billed, change", "digest")
     lines = [
         (p.run_id, p.proposed_at.isoformat(), p.what, p.clicks, p.summary["flips"], _change(p.summary), p.digest)
         for p in found
@@ -79,12 +81,14 @@ def list_proposals(folder: HomeOption = None, as_json: JsonOption = False) -> No
     if found:
         first = found[0]
         output.hint(f"clickledger replay publish {first.run_id} --digest {first.digest} --reason ...")
+    else:
+        output.hint("clickledger replay list")
     if as_json:
         output.result({"proposals": [p._asdict() for p in found]})
 
 
-def _change(summary: dict[str, int]) -> int:
-    return summary["adjustments_micros"] + summary["write_off_micros"]
+def _change(summary: dict[str, int]) -> str:
+    return f"{(summary['adjustments_micros'] + summary['write_off_micros']) / words.MICROS:+,.2f}"
 
 
 def watch(
@@ -185,7 +189,8 @@ def compare(
     with ledger(folder) as conn:
         run = progress.of_run(conn, run_id)
         if not last and run.stage != "published":
-            publishing.compare(conn, run_id, person(actor))
+            with output.progress(f"comparing run {run_id} with what is in force"):
+                publishing.compare(conn, run_id, person(actor))
             run = progress.of_run(conn, run_id)
         compared = comparison.latest(conn, run_id)
         detailed = effects.of_run(conn, run_id) if runs.get(conn, run_id).kind != SPARSE else None
@@ -266,7 +271,7 @@ def cancel(
     """Give a run up, at any stage but published; its rows stay as evidence."""
     with ledger(folder) as conn:
         publishing.abandon(conn, run_id, person(actor), reason)
-    output.say(f"run {run_id} is abandoned")
+    output.say(f"run {run_id} is cancelled; what it decided stays as evidence")
     output.hint("clickledger replay list")
     if as_json:
         output.result({"run_id": run_id})

@@ -14,7 +14,7 @@ import typer
 
 from clickledger import errors
 from clickledger.console import output
-from clickledger.console.acting import person
+from clickledger.console.acting import ActorOption, person
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.console.recovery_words import ledger
@@ -36,11 +36,16 @@ def register(app: typer.Typer) -> None:
 
 
 def hold(
-    first: DayArgument, last: LastArgument, reason: ReasonOption, folder: HomeOption = None, as_json: JsonOption = False
+    first: DayArgument,
+    last: LastArgument,
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    folder: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Keep days from being detached or dropped, until the hold is released."""
     with ledger(folder, Role.OWNER) as conn:
-        made = retention.hold(conn, first.date(), last.date(), person(), reason)
+        made = retention.hold(conn, first.date(), last.date(), person(actor), reason)
     output.say(f"legal hold {made.hold_id}: {made.first_day} to {made.last_day} stay")
     output.hint("clickledger retention holds")
     if as_json:
@@ -50,12 +55,13 @@ def hold(
 def release(
     hold_id: Annotated[int, typer.Argument(metavar="HOLD", help="Hold id, from `retention holds`.")],
     reason: ReasonOption,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Lift a legal hold."""
     with ledger(folder, Role.OWNER) as conn:
-        made = retention.release(conn, hold_id, person(), reason)
+        made = retention.release(conn, hold_id, person(actor), reason)
     output.say(f"legal hold {hold_id} over {made.first_day} to {made.last_day} is released")
     output.hint("clickledger retention plan")
     if as_json:
@@ -106,6 +112,7 @@ def detach(
     reason: ReasonOption,
     months: MonthsOption = retention.MONTHS,
     yes: YesOption = False,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,7 +123,8 @@ def detach(
                 f"detach {day:%Y-%m-%d}: its clicks and decisions can be read and corrected no more, the sums stay; "
                 "add --yes to do it"
             )
-        done = retention.detach(conn, day.date(), person(), reason, months)
+        with output.progress(f"detaching {day:%Y-%m-%d}: each row is compared with its leaf"):
+            done = retention.detach(conn, day.date(), person(actor), reason, months)
     output.say(f"{done.day} left at position {done.position}: {done.clicks} clicks, {done.delayed} delayed decisions")
     output.hint(_next_of(done))
     if as_json:
@@ -127,6 +135,7 @@ def drop(
     day: DayArgument,
     reason: ReasonOption,
     yes: YesOption = False,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -137,7 +146,7 @@ def drop(
             raise errors.Refused(
                 f"drop {day:%Y-%m-%d}: its rows are gone for ever; export them (pg_dump {names}), then add --yes"
             )
-        done = retention.drop(conn, day.date(), person(), reason)
+        done = retention.drop(conn, day.date(), person(actor), reason)
     output.say(f"the tables of {done.day} were dropped at position {done.dropped_position}")
     output.hint("clickledger audit verify")
     if as_json:

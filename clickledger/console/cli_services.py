@@ -79,7 +79,9 @@ def status(folder: HomeOption = None, as_json: JsonOption = False) -> None:
         output.say(f"note: snapshots are cold until {counting['cold_until']}: the windows of 24 h are not full yet")
     if counting and counting["facts_version"]:
         output.say(f"facts: snapshots are recorded with table {counting['facts_version']}")
-    if not healthy:
+    if healthy:
+        output.hint("clickledger incident list")
+    else:
         output.hint(f"clickledger up; logs are in {home.at(chosen.home).log}")
     if as_json:
         seen = {"partitions": None if watched is None else asdict(watched) | {"warnings": watched.warnings}}

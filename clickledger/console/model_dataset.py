@@ -40,6 +40,7 @@ def dataset(
         f"set of entry {position}: {summary['rows']:,} clicks, {summary['human']:,} labelled human, "
         f"{summary['purchased']:,} of them by an outcome; equal to its entry, digest {summary['digest']}"
     )
+    output.hint("clickledger model list")
     if as_json:
         output.result({"position": position, "verified": True, **recipe.to_payload(), **summary})
 

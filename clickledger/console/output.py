@@ -8,8 +8,10 @@ import re
 import shlex
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 COMMAND = re.compile(
-    r"\bclickledger((?: (?:audit(?: key)?|incident|model|period|replay|retention))? [a-z]+(?:-[a-z]+)*)"
+    r"\bclickledger((?: (?:audit(?: key)?|facts|incident|model|period|replay|retention))? [a-z]+(?:-[a-z]+)*)"
 )
 FILE_COLUMNS = 300
+LINE_SECONDS = 10.0  # between lines of progress where nobody's screen draws a bar
 _named_home: ContextVar[Path | None] = ContextVar("named_home", default=None)
 
 
@@ -88,6 +91,7 @@ class Steps:
     def __init__(self, bar: Progress, task: Any) -> None:
         self._bar = bar
         self._task = task
+        self._began = time.monotonic()
 
     @property
     def drawn(self) -> bool:
@@ -103,10 +107,23 @@ class Steps:
     def expect(self, total: float) -> None:
         self._bar.update(self._task, total=total)
 
+    def line(self) -> str:
+        """How far it is and the time remaining, if that can be told, in words."""
+        task, seconds = self._bar.tasks[self._task], time.monotonic() - self._began
+        words = f"{task.description}: "
+        if task.total is None:
+            return words + (f"{task.completed:,.0f}, " if task.completed else "") + f"{seconds:,.0f} s so far"
+        words += f"{task.completed:,.0f} of {task.total:,.0f} in {seconds:,.0f} s"
+        left = seconds * (task.total - task.completed) / task.completed if task.completed else None
+        return words if left is None else f"{words}, about {left:,.0f} s left"
+
 
 @contextmanager
-def progress(text: str, total: float | None = None) -> Iterator[Steps]:
-    """A progress bar on stderr with count and time remaining; silent where stderr is not a terminal."""
+def progress(text: str, total: float | None = None, *, lines: bool = True) -> Iterator[Steps]:
+    """A progress bar on stderr with count and time remaining; where that is no terminal, a line now and then.
+
+    Without `lines` the caller says them itself.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -116,4 +133,24 @@ def progress(text: str, total: float | None = None) -> Iterator[Steps]:
     )
     console = terminal()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield Steps(bar, bar.add_task(text, total=total))
+        steps = Steps(bar, bar.add_task(text, total=total))
+        with _lines(steps) if lines and not steps.drawn else nullcontext():
+            yield steps
+
+
+@contextmanager
+def _lines(steps: Steps) -> Iterator[None]:
+    """Say how far it is every LINE_SECONDS, from a thread of its own: the work may be one long statement."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(LINE_SECONDS):
+            say(steps.line())
+
+    teller = threading.Thread(target=tell, name="progress", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()

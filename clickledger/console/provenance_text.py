@@ -113,7 +113,8 @@ def show(story: Story, features: dict[str, int], again: list[dict[str, Any]], wa
     for line in story["billing"]:
         off = f", {line['write_off_micros']} written off" if line["write_off_micros"] else ""
         output.say(
-            f"  billing was told at {line['position']}: {line['entry_kind']} {line['amount_micros']:+d} micros{off}"
+            f"  billing was told at {line['position']}: {line['entry_kind']} "
+            f"{line['amount_micros']:+d} micros {click['currency']}{off}"
         )
 
 

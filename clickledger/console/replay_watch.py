@@ -64,7 +64,7 @@ def follow(
     began = moved = told = time.monotonic()
     rate.note(began, run.clicks_done)
     silent = False
-    with output.progress(described(run, rate), total=run.clicks) as bar:
+    with output.progress(described(run, rate), total=run.clicks, lines=False) as bar:
         bar.advance(run.clicks_done)
         while run.stage in UNDER_WAY:
             now = time.monotonic()

@@ -165,5 +165,10 @@ def attach(settings: Settings) -> Settings:
     database_url = settings.database_url or runtime.database_url
     redis_url = settings.redis_url or runtime.redis_url
     if not database_url or not redis_url:
-        raise Unavailable(f"nothing runs under {settings.home}; start it with: clickledger up")
+        missing = [name for name, url in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url)) if not url]
+        if len(missing) == 1:
+            raise Unavailable(f"no local server runs under {settings.home}: expected CLICKLEDGER_{missing[0]} as well")
+        raise Unavailable(
+            f"nothing runs under {settings.home}: name another folder by --home, or start it: clickledger up"
+        )
     return settings.model_copy(update={"database_url": database_url, "redis_url": redis_url})

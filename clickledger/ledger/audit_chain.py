@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from clickledger.ledger import canonical, copied_rows, database
 
+BELOW_ALL = -(1 << 63)
 POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01, from which the server counts
 SELECT_ENTRIES = """
     SELECT position, kind, recorded_at, actor, reason, payload, row_count, content_digest, chain_hash
@@ -57,10 +58,14 @@ def _links(conn: database.Connection, lo: int, hi: int, failures: list[str]) -> 
     """The entries of [lo, hi); what does not follow goes to `failures`."""
     links: list[_Link] = []
     previous, expected = (canonical.GENESIS_HASH, 1) if lo == 1 else (b"", lo - 1)
-    for row in copied_rows.stream(conn, SELECT_ENTRIES.format(lo=expected, hi=hi)):
+    lowest = BELOW_ALL if lo == 1 else expected  # what stands before the first entry is no part of the log either
+    for row in copied_rows.stream(conn, SELECT_ENTRIES.format(lo=lowest, hi=hi)):
         link = _link(row, previous)
         if link.position < expected:
-            failures.append(f"entry {link.position}: expected once, got another one at its position")
+            problem = (
+                "expected once, got another one at its position" if link.position > 0 else "no position of the log"
+            )
+            failures.append(f"entry {link.position}: {problem}")
             continue
         if link.position > expected:
             failures.append(_missing(expected, link.position))

@@ -1,8 +1,9 @@
-"""Views, functions, triggers and rules of a database, compared with those that the migrations of this release make.
+"""Tables, views, functions, triggers and rules of a database, compared with what this release's migrations make.
 
 They are the owner's, who could replace them: a view that shows other decisions, an append that writes others, a
-trigger that no longer refuses. `definitions.json` holds a digest of each, taken from a migrated database (`record`):
-what a database would say of its own definitions could be replaced along with them.
+trigger that no longer refuses, a view that stands where a table was and shows readers what it likes. `definitions.json`
+holds a digest of each, taken from a migrated database (`record`): what a database would say of its own definitions
+could be replaced along with them.
 
 The text of a view is made by the server from what it keeps, and differs by its major version: it is compared on the
 versions it was recorded on. Settings of the planner, by which no answer changes, are not compared: they may be tuned.
@@ -32,12 +33,17 @@ SELECT_DEFINITIONS = """
                       FROM unnest(p.proconfig) s WHERE s !~ '^(plan_cache_mode|enable_[a-z]+)=')] AS parts
         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.pronamespace = (SELECT oid FROM ours)
         UNION ALL
+        SELECT format('table %s', c.relname), ARRAY[c.relkind::text]
+        FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f', 'm') AND NOT c.relispartition
+          AND c.relnamespace = (SELECT oid FROM ours)
+        UNION ALL
         SELECT format('view %s', c.relname), ARRAY[pg_get_viewdef(c.oid)]
         FROM pg_class c WHERE c.relkind = 'v' AND c.relnamespace = (SELECT oid FROM ours)
         UNION ALL
         SELECT format('trigger %s on %s', t.tgname, c.relname),
                ARRAY[f.proname::text, t.tgtype::text, t.tgenabled::text, t.tgattr::text, encode(t.tgargs, 'hex'),
-                     t.tgoldtable::text, t.tgnewtable::text, (t.tgqual IS NULL)::text]
+                     t.tgoldtable::text, t.tgnewtable::text,
+                     coalesce(substring(pg_get_triggerdef(t.oid) FROM ' WHEN [(](.*)[)] EXECUTE FUNCTION '), '')]
         FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc f ON f.oid = t.tgfoid
         WHERE c.relnamespace = (SELECT oid FROM ours) AND (NOT t.tgisinternal OR t.tgparentid <> 0)
           AND NOT (t.tgname = 'sealed' AND f.proname = 'refuse_sealed') -- comes and goes with a day that leaves
@@ -56,7 +62,7 @@ SELECT_LEAVES = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = ANY (%s::regclass[]) AND NOT i.inhdetachpending"""
 LEAF = re.compile(r" on ([a-z_]+)_(undated|[0-9]{8})$")
-SITES_MAY_ADD = ("function ", "view ")
+SITES_MAY_ADD = ("function ", "table ", "view ")
 
 
 class Definitions(NamedTuple):
@@ -123,7 +129,7 @@ def _of_leaves(wanted: dict[str, str], leaves: Iterable[str]) -> Iterator[tuple[
 
 
 def _matters(what: str, wanted: dict[str, str]) -> bool:
-    """Of functions and views that others added, only one that bears the name of ours, and could be taken for it."""
+    """Of functions, tables and views that others added, only one that could be taken for ours by its name."""
     if not what.startswith(SITES_MAY_ADD):
         return True
     name = what.partition("(")[0]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clickledger.ledger import audit_counting, canonical, copied_rows, database
+from clickledger.ledger import audit_counting, canonical, copied_rows, database, departed, partitions
 
 ROWS_PER_TASK = 65_536
 SAMPLED_SHARE = 0.01
@@ -44,12 +44,12 @@ SELECT_OUTCOMES = f"SELECT line, log_position, {', '.join(canonical.OUTCOME_COLU
 SELECT_LEAVES = "SELECT position, leaves FROM leaves WHERE {where}"
 SELECT_STRAY = """
     SELECT r.log_position, r.click_id FROM {table} r
-    WHERE (r.log_position > {head} OR r.log_position IS NULL)
-      AND NOT EXISTS (SELECT FROM log l WHERE l.position = r.log_position) LIMIT {limit}"""
+    WHERE (r.log_position > {head} OR r.log_position < 1 OR r.log_position IS NULL)
+      AND NOT EXISTS (SELECT FROM log l WHERE l.position = r.log_position AND l.position > 0) LIMIT {limit}"""
 SELECT_STRAY_LEAVES = """
     SELECT r.position FROM leaves r
     WHERE (r.position > {head} OR r.position < 1 OR r.position IS NULL)
-      AND NOT EXISTS (SELECT FROM log l WHERE l.position = r.position) LIMIT {limit}"""
+      AND NOT EXISTS (SELECT FROM log l WHERE l.position = r.position AND l.position > 0) LIMIT {limit}"""
 SELECT_LINES = "SELECT line FROM {table} WHERE log_position = %s"
 TABLE_OF_KIND = {"clicks_decided": "decisions", "outcomes_recorded": "outcomes"}
 
@@ -148,10 +148,17 @@ def verify_decided(conn: database.Connection, part: Part, gone: audit_counting.G
 
 
 def _left_behind(conn: database.Connection, widowed: list[bytes], gone: audit_counting.Gone) -> set[bytes]:
-    """Decisions whose clicks retention took away already; that their day left by halves is another check's finding."""
-    places = [(_position(row[14:22]), _position(row[6:10])) for row in widowed]
+    """Decisions whose clicks retention took away already; that their day left by halves is another check's finding.
+
+    Only of such a day: a line that is gone excuses no decision of another day, or of one that left as a whole.
+    """
+    halves = {(day - partitions.EPOCH).days for day in departed.left_without_decisions(conn)}
+    suspects = [row for row in widowed if partitions.day_of(row[26:42]) in halves]
+    if not suspects:
+        return set()
+    places = [(_position(row[14:22]), _position(row[6:10])) for row in suspects]
     lines = gone(conn, min(places)[0], max(places)[0] + 1)
-    return {row for row, (position, line) in zip(widowed, places, strict=True) if line in lines.get(position, ())}
+    return {row for row, (position, line) in zip(suspects, places, strict=True) if line in lines.get(position, ())}
 
 
 def _leaves_of_pairs(clicks: dict[bytes, bytes], decisions: list[bytes]) -> list[bytes]:
@@ -188,6 +195,8 @@ def _place(
 ) -> None:
     """Compare each row's leaf with what its entry has for its line; rows begin with (line, log_position)."""
     heads = np.frombuffer(b"".join([row[2:22] for row in rows]), _HEAD)
+    if not rows:
+        return
     if np.any(heads["line_length"] != 4) or np.any(heads["position_length"] != 8):
         result.failures.append((0, f"a row of {TABLE_OF_KIND[result.kind]} has no position or no line"))
         return
@@ -199,11 +208,13 @@ def _place(
     spans = {int(p): (int(s), int(s + n)) for p, s, n in zip(found, starts, counts, strict=True)}
     present = np.zeros(len(found), np.int64)
     index = {int(p): i for i, p in enumerate(found)}
-    missing_lines = gone(conn, int(found[0]), int(found[-1]) + 1) if len(found) else {}
+    # Whether an entry's lines are 0, 1, 2 ... none left out and none twice, which the sorted leaves alone do not show.
+    in_order = np.logical_and.reduceat(lines == np.arange(len(lines)) - np.repeat(starts, counts), starts)
+    missing_lines = gone(conn, int(found[0]), int(found[-1]) + 1)
     for position, stored in _stored(conn, found):
         start, end = spans.pop(position, (0, 0))
-        if stored[: (end - start) * 32] == b"".join(leaves[start:end]) and lines[end - 1] == end - start - 1:
-            present[index[position]] = end - start  # line after line from 0, as a rule all of the entry's
+        if in_order[index[position]] and stored[: (end - start) * 32] == b"".join(leaves[start:end]):
+            present[index[position]] = end - start  # as a rule all of the entry's
             taken: list[str] = []
         else:
             present[index[position]], taken = _compare(lines[start:end], leaves[start:end], stored)

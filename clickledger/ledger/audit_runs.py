@@ -69,10 +69,13 @@ class Delayed:
 
 
 def parts(conn: database.Connection) -> Iterator[tuple[int, list[Chunk]]]:
-    """The done chunks of every run, in groups of about `ROWS_PER_TASK` rows."""
+    """The done chunks of every run, in groups of about `ROWS_PER_TASK` rows that have no chunk between them."""
     for (run_id,) in conn.execute("SELECT run_id FROM replay_runs ORDER BY run_id").fetchall():
         group: list[Chunk] = []
         for chunk in _done(conn, run_id):
+            if group and chunk.lo != group[-1].hi:  # a chunk between them may get its rows before these are read
+                yield run_id, group
+                group = []
             group.append(chunk)
             if sum(c.row_count for c in group) >= ROWS_PER_TASK:
                 yield run_id, group

@@ -75,6 +75,11 @@ def read(conn: database.Connection, cursor: Cursor = Cursor(), limit: int = 1_00
     """
     if limit < 1:
         raise errors.InvalidInput(f"limit: expected at least 1 line a page, got {limit}")
+    with departed.snapshot(conn):  # a day that leaves between two statements would take its charges from the page
+        return _page(conn, cursor, limit)
+
+
+def _page(conn: database.Connection, cursor: Cursor, limit: int) -> Page:
     _check(conn, cursor)
     head = log.head(conn).position
     at = {"position": cursor.position, "line": cursor.line, "limit": limit}

@@ -59,6 +59,9 @@ SELECT_TOTALS_OF_DAYS = """
            sum(t.billed_micros)::bigint, sum(t.undecided_micros)::bigint, sum(t.charged_micros)::bigint
     FROM departed_totals t JOIN gone_partitions g ON g.departure = t.departure AND g.parent = 'decisions'
     WHERE g.settled_position <= %s GROUP BY t.currency ORDER BY t.currency"""
+SELECT_WITHOUT_DECISIONS = """
+    SELECT g.day FROM gone_partitions g WHERE g.parent = 'clicks'
+      AND NOT EXISTS (SELECT FROM gone_partitions d WHERE d.day = g.day AND d.parent = 'decisions')"""
 SELECT_DAYS = "SELECT day FROM gone_partitions WHERE parent = 'decisions' ORDER BY day"
 SELECT_UNSETTLED = """
     SELECT day, position, first_position, settled_position FROM gone_partitions
@@ -202,6 +205,11 @@ def totals_of_days(conn: database.Connection, as_of: int) -> list[Totals]:
 def days(conn: database.Connection) -> list[date]:
     """The days whose live decisions are gone, in order."""
     return [row[0] for row in conn.execute(SELECT_DAYS)]
+
+
+def left_without_decisions(conn: database.Connection) -> list[date]:
+    """Detached days whose clicks are gone and whose live decisions are attached still: a detach is halfway."""
+    return [row[0] for row in conn.execute(SELECT_WITHOUT_DECISIONS)]
 
 
 def _settled(conn: database.Connection, query: str, as_of: int) -> list[Totals]:

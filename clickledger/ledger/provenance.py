@@ -72,7 +72,7 @@ def _as_click_id(text: str) -> uuid.UUID | None:
 def why(conn: database.Connection, click_id: uuid.UUID) -> dict[str, Any]:
     """Click, features, every decision in order with who and why, the one in force, what billing was told.
 
-    Raises NotFound.
+    Raises NotFound, VerificationFailed where what its rows name is not there.
     """
     with database.snapshot(conn):
         conn.execute(PRUNED)
@@ -129,7 +129,12 @@ def _deployed(conn: database.Connection, epoch: int) -> dict[str, Any]:
 
 
 def _entry(conn: database.Connection, position: int) -> dict[str, Any]:
-    entry = log.entry(conn, position)
+    try:
+        entry = log.entry(conn, position)
+    except errors.NotFound as error:  # a row names it, so it was there
+        raise errors.VerificationFailed(
+            f"entry {position}: it is missing, and a row of the click names it; clickledger audit verify"
+        ) from error
     return {
         "position": position,
         "kind": entry.kind,
@@ -141,5 +146,10 @@ def _entry(conn: database.Connection, position: int) -> dict[str, Any]:
 
 
 def _authoritative(conn: database.Connection, click_id: uuid.UUID) -> int | None:
-    [(run_id,)] = conn.execute(SELECT_AUTHORITATIVE, (click_id,)).fetchall()
+    found = conn.execute(SELECT_AUTHORITATIVE, (click_id,)).fetchall()
+    if len(found) != 1:
+        raise errors.VerificationFailed(
+            f"click {click_id}: expected one decision in force, got {len(found)}; clickledger audit verify"
+        )
+    [(run_id,)] = found
     return None if run_id is None else int(run_id)

@@ -44,18 +44,21 @@ SELECT_RUN_AT_WORK = """
 # A sparse run is planned with all its decisions: what else lies between its clicks does not concern it.
 TOUCHED_ROWS = """
     EXISTS (SELECT 1 FROM delayed_decisions n WHERE n.run_id = r.run_id AND {day})
-    OR (r.kind = 'range' AND EXISTS (
+    OR (r.kind <> 'sparse' AND EXISTS (
             SELECT 1 FROM decisions d WHERE {day}
             AND d.log_position >= lower(r.positions) AND d.log_position < upper(r.positions)))"""
 TOUCHED_DEPARTURE = """
     EXISTS (SELECT 1 FROM departed_rows n WHERE n.departure = '{departure}' AND n.run_id = r.run_id)
-    OR (r.kind = 'range' AND EXISTS (
+    OR (r.kind <> 'sparse' AND EXISTS (
             SELECT 1 FROM departed_rows d WHERE d.departure = '{departure}' AND d.run_id = 0
             AND d.log_position >= lower(r.positions) AND d.log_position < upper(r.positions)))"""
-# Anything but traffic may have changed what is authoritative, held or at work since the departure was computed.
+# Anything but traffic, and what beat and the detector record all the time, may have changed what is authoritative, held
+# or at work since the departure was computed.
 SELECT_CHANGE_SINCE = """
     SELECT position, kind FROM log WHERE kind <> 'clicks_decided' AND position > %s
-      AND kind NOT IN ('outcomes_recorded', 'conflicts_recorded') ORDER BY position LIMIT 1"""
+      AND kind NOT IN ('outcomes_recorded', 'conflicts_recorded', 'clicks_rejected', 'checkpoint_signed',
+                       'signal_paged', 'signal_cleared', 'counters_restored', 'counters_recounted')
+    ORDER BY position LIMIT 1"""
 SELECT_DETACHED = "SELECT day, position, clicks, delayed, dropped_position FROM detached_days ORDER BY day"
 SELECT_STATE = "SELECT position, dropped_position FROM detached_days WHERE day = %s"
 SELECT_ATTACHMENT = """
@@ -193,8 +196,12 @@ def detach(conn: database.Connection, day: date, actor: str, reason: str, months
         if conn.execute(SELECT_STATE, (day,)).fetchone() is None:
             _require(reason, f"detach of {day}")
             _record(conn, day, actor, reason, months)
-        for parent in partitions.PARENTS:
-            _detach_table(conn, parent, partitions.name_of(parent, day))
+        if any(conn.execute(SELECT_ATTACHMENT, pair).fetchone() for pair in _tables(day)):
+            _seal(
+                conn, day, sealed=True
+            )  # no row may come before it is out of sight, whatever became of the first call
+        for parent, name in _tables(day):
+            _detach_table(conn, parent, name)
     return get(conn, day)
 
 
@@ -255,8 +262,9 @@ def _record(conn: database.Connection, day: date, actor: str, reason: str, month
             if _written(conn, day, computed, actor, reason, months):
                 return
         raise errors.Unavailable(f"{day}: the ledger changed {ATTEMPTS} times while it was computed: ask again")
-    except errors.ClickledgerError:
-        if not conn.closed:
+    except (errors.ClickledgerError, KeyboardInterrupt):
+        # A commit that was not confirmed may have happened: the day is leaving then, and stays sealed.
+        if not conn.closed and conn.execute(SELECT_STATE, (day,)).fetchone() is None:
             _seal(conn, day, sealed=False)
         raise
 
@@ -337,6 +345,11 @@ def _alone(conn: database.Connection) -> Iterator[None]:
     finally:
         if not conn.closed:
             conn.execute(f"SELECT pg_advisory_unlock({departed.ADVISORY_LOCK})".encode())
+
+
+def _tables(day: date) -> list[tuple[str, str]]:
+    """The tables that a day has partitions of, each with the partition's name."""
+    return [(parent, partitions.name_of(parent, day)) for parent in partitions.PARENTS]
 
 
 def _require(reason: str, what: str) -> None:

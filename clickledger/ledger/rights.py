@@ -140,7 +140,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "take_log_lock": Function(_WRITERS),
     "record_entry": Function(_WRITERS, as_owner=True),
     "append_batch": Function((Role.SCORER,), as_owner=True),
-    "ensure_day": Function(_WRITERS, as_owner=True),
+    "ensure_day": Function((Role.SCORER,), as_owner=True),
     "open_overrides": Function(_REPLAYER),
     "close_overrides": Function(_REPLAYER),
     "summarise_block_ranges": Function(_REPLAYER, as_owner=True),

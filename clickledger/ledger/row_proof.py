@@ -15,7 +15,7 @@ from clickledger.ledger.authority_map import UNKNOWN, ClickIds
 
 SELECT_PLACE = """
     SELECT d.log_position, d.line, l.leaves, e.content_digest
-    FROM decisions d JOIN leaves l ON l.position = d.log_position JOIN log e ON e.position = d.log_position
+    FROM decisions d LEFT JOIN leaves l ON l.position = d.log_position LEFT JOIN log e ON e.position = d.log_position
     WHERE d.click_id = %s"""
 SELECT_CHUNKS = """
     SELECT r.run_id, k.chunk_no, lower(k.positions), upper(k.positions), k.content_digest,
@@ -44,8 +44,11 @@ def faults(conn: database.Connection, click_id: uuid.UUID) -> list[str]:
 
 
 def _of_batch(
-    conn: database.Connection, click_id: uuid.UUID, position: int, line: int, leaves: bytes, digest: bytes
+    conn: database.Connection, click_id: uuid.UUID, position: int, line: int, leaves: bytes | None, digest: bytes | None
 ) -> Iterator[str]:
+    if leaves is None or digest is None:
+        yield f"entry {position}: {'its leaves are' if leaves is None else 'it is'} missing"
+        return
     row = b"".join(
         copied(conn, OF_CLICK.format(columns=", ".join(columns), table=table), (click_id,))[0][2:]
         for table, columns in (("clicks", canonical.CLICK_COLUMNS), ("decisions", canonical.DECISION_COLUMNS))

@@ -60,7 +60,7 @@ def test_corrections_are_compared_then_published_and_reverted_by_hand(
     assert rescore.sample(conn).ok
     verified = command("audit", "verify")
     assert (verified.code, verified.lines[-1]["overrides"]) == (0, 3)
-    assert "3 clicks with a sparse correction in force" in verified.said
+    assert "3 clicks decided by a published correction of single clicks" in verified.said
     assert command("replay", "revert", run_id, "--reason", "x").code == 0
     assert conn.execute(in_force, (run_id,)).fetchone() == (0,)
     assert audit.verify(conn).overrides == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from contextvars import copy_context
 from pathlib import Path
 
@@ -33,8 +35,52 @@ def test_a_command_that_an_error_names_is_for_the_home_that_was_asked(
         monkeypatch.delenv(f"CLICKLEDGER_{name}", raising=False)
     code = copy_context().run(cli.run, ["totals", "--home", str(tmp_path)])
     assert (code, capsys.readouterr().err) == (
-        5, f"error: nothing runs under {tmp_path}; start it with: clickledger up --home {tmp_path}\n",
-    )  # fmt: skip
+        5,
+        f"error: nothing runs under {tmp_path}: name another folder by --home, or start it: "
+        f"clickledger up --home {tmp_path}\n",
+    )
+
+
+def test_one_address_without_the_other_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLICKLEDGER_DATABASE_URL", "postgresql://nowhere/clickledger")
+    monkeypatch.delenv("CLICKLEDGER_REDIS_URL", raising=False)
+    assert copy_context().run(cli.run, ["totals", "--home", str(tmp_path)]) == 5
+    assert f"no local server runs under {tmp_path}: expected CLICKLEDGER_REDIS_URL as well" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["audit key", "facts", "incident", "model", "period", "replay", "retention"])
+def test_home_is_named_after_the_whole_command_of_each_group(group: str) -> None:
+    def typed() -> str:
+        output.name_home(Path("/ledger"))
+        return output.as_typed(f"clickledger {group} show 7")
+
+    assert copy_context().run(typed).endswith(f"{group} show --home /ledger 7")
+
+
+def test_where_nothing_draws_a_bar_lines_say_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    told = threading.Event()
+
+    def note(text: str) -> None:
+        said.append(text)
+        if len(said) > 1:
+            told.set()
+
+    monkeypatch.setattr(output, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(output, "say", note)
+    with output.progress("reading (clicks)", 400) as steps:
+        steps.advance(100)
+        assert told.wait(60)
+    before = len(said)
+    assert re.fullmatch(r"reading \(clicks\): 100 of 400 in \d+ s, about \d+ s left", said[-1])
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
+    assert len(said) == before
+    with output.progress("comparing") as steps:
+        assert re.fullmatch(r"comparing: \d+ s so far", steps.line())
 
 
 def test_tables_are_folded_for_a_screen_only(

@@ -75,3 +75,23 @@ def test_changed_price_or_campaign_is_said_and_ends_with_1(
     assert answer.code == 1
     assert fault.startswith(f"entry {position}: the row at line ")
     assert f"NOT as it was written: {fault}" in answer.said
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("decisions", "error: click {click}: expected one decision in force, got 0"),
+        ("log", "error: entry {position}: it is missing"),
+        ("leaves", "NOT as it was written: entry {position}: its leaves are missing"),
+    ],
+)
+def test_row_that_is_gone_is_said_and_ends_with_1(
+    conn: database.Connection, traffic: Traffic, command: Command, table: str, said: str
+) -> None:
+    click_id = uuid.UUID(bytes=traffic.ids[0])
+    named = {"click": click_id, "position": command("why", click_id).fields["click"]["log_position"]}
+    where = "click_id = '{click}'" if table == "decisions" else "position = {position}"
+    forge(conn, f"DELETE FROM {table} WHERE {where.format(**named)}")
+    answer = command("why", click_id)
+    assert answer.code == 1
+    assert said.format(**named) in answer.said and "defect" not in answer.said

@@ -42,6 +42,8 @@ ANOTHER = {
     "int4multirange": "{c} + int4multirange(int4range(1000, 1001))",
     "int8multirange": "{c} + int8multirange(int8range(1000, 1001))",
 }
+NUMBERS = ("bigint", "integer", "smallint")
+LESS = "coalesce({c}, 0) - 1"
 
 
 class Where(NamedTuple):
@@ -83,9 +85,11 @@ def values(conn: database.Connection, table: str, row: Where) -> dict[str, str |
     return dict(zip(names, conn.execute(query).fetchall()[0], strict=True))
 
 
-def another(conn: database.Connection, table: str, column: str, row: Where) -> dict[str, str | None]:
-    """The row's columns as text, with what `change` and `add` would put into one of them."""
-    value = sql.SQL(ANOTHER[columns(conn, table)[column]].format(c=f'"{column}"'))
+def another(
+    conn: database.Connection, table: str, column: str, row: Where, *, less: bool = False
+) -> dict[str, str | None]:
+    """The row's columns as text, with what `change` and `add`, or `lessen`, would put into one of them."""
+    value = sql.SQL((LESS if less else ANOTHER[columns(conn, table)[column]]).format(c=f'"{column}"'))
     query = sql.SQL("SELECT ({})::text FROM {} WHERE {}").format(value, sql.Identifier(table), _at(row))
     return values(conn, table, row) | {column: conn.execute(query).fetchall()[0][0]}
 
@@ -101,6 +105,11 @@ def undone(conn: database.Connection) -> Iterator[None]:
 def change(conn: database.Connection, table: str, column: str, row: Where) -> None:
     """Give one column of one row another value."""
     _set(conn, table, column, row, ANOTHER[columns(conn, table)[column]].format(c=f'"{column}"'))
+
+
+def lessen(conn: database.Connection, table: str, column: str, row: Where) -> None:
+    """Take one from a number of one row."""
+    _set(conn, table, column, row, LESS.format(c=f'"{column}"'))
 
 
 def erase(conn: database.Connection, table: str, column: str, row: Where) -> None:

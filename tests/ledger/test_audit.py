@@ -9,7 +9,7 @@ import pytest
 import replays
 
 from clickledger import errors
-from clickledger.ledger import append, audit, database, deployments, log, outcomes, rebuild, runs
+from clickledger.ledger import append, audit, audit_runs, database, deployments, log, outcomes, rebuild, runs
 
 LINE_1, LINE_2, LINE_5 = (f"click_id IN (SELECT click_id FROM decisions WHERE line = {n})" for n in (1, 2, 5))
 # A statement per way to tamper with each table, and what the report must name.
@@ -187,3 +187,18 @@ def test_caches_equal_the_fold_of_the_log(ledger: database.Connection) -> None:
 def test_history_refuses_even_its_owner(ledger: database.Connection) -> None:
     with pytest.raises(errors.Refused, match="history is never changed"):
         ledger.execute("UPDATE clicks SET slice = 'x'")
+
+
+def test_chunk_that_is_done_while_its_neighbours_are_read_is_no_fault(ledger: database.Connection) -> None:
+    version, calibration = replays.model(ledger, b"another")
+    lo = log.head(ledger).position + 1
+    for number in range(3):
+        append.append(ledger, batches.batch(batches.clicks(4, start=200 + 10 * number), epoch=1), actor="tests")
+    named = {"model_version": version, "calibration_version": calibration, "actor": "tests", "reason": "tests"}
+    run = runs.plan(ledger, lo, lo + 3, chunk_rows=4, **named)
+    for chunk in (0, 2):
+        replays.work_chunk(ledger, run.run_id, chunk, {})
+    parts = [part for part in audit_runs.parts(ledger) if part[0] == run.run_id]
+    replays.work_chunk(ledger, run.run_id, 1, {})
+    assert [audit_runs.verify_chunks(ledger, *part).failures for part in parts] == [[], []]
+    assert audit.verify(ledger).ok

@@ -70,6 +70,16 @@ TAMPERED: dict[str, tuple[str, str]] = {
         "CREATE TRIGGER quiet BEFORE INSERT ON outcomes FOR EACH ROW EXECUTE FUNCTION refuse_change()",
         "trigger quiet on outcomes: nothing of this release",
     ),
+    "trigger that asks less": (
+        "DROP TRIGGER refuse_backtest ON authority; CREATE TRIGGER refuse_backtest BEFORE INSERT ON authority"
+        " FOR EACH ROW WHEN (NEW.run_id < 0) EXECUTE FUNCTION refuse_backtest()",
+        "trigger refuse_backtest on authority: it is not the one",
+    ),
+    "view for a table": (
+        "ALTER TABLE billing_periods RENAME TO periods;"
+        " CREATE VIEW billing_periods AS SELECT * FROM periods WHERE current_user <> 'clickledger_replayer'",
+        "table billing_periods: expected that of this release, got none",
+    ),
     "keys disabled": ("ALTER TABLE replay_chunks DISABLE TRIGGER ALL", "trigger of a key on replay_chunks"),
     "rule": ("CREATE RULE quiet AS ON INSERT TO outcomes DO INSTEAD NOTHING", "rule quiet on outcomes: nothing"),
     "policy": ("CREATE POLICY blind ON outcomes USING (false)", "policy blind on outcomes: nothing of this release"),
@@ -86,6 +96,7 @@ def test_what_an_owner_replaces_is_named(conn: database.Connection, how: str) ->
 
 
 def test_what_a_site_adds_beside_and_tunes_is_its_own_matter(conn: database.Connection) -> None:
+    conn.execute("CREATE TABLE notes (text text)")
     conn.execute("CREATE VIEW monthly AS SELECT count(*) FROM billing_entries")
     conn.execute("CREATE FUNCTION yesterday() RETURNS date LANGUAGE sql AS 'SELECT current_date - 1'")
     conn.execute("ALTER FUNCTION decision_of(uuid) RESET plan_cache_mode")

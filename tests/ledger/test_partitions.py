@@ -86,6 +86,12 @@ def test_appender_goes_on_while_the_making_of_a_day_is_not_committed(
         assert reader.execute("SELECT count(*) > 0 FROM decisions").fetchone() == (True,)
 
 
+@pytest.mark.parametrize("day", ["0001-01-01", "2009-12-31", "10000-01-01", "infinity"])
+def test_day_that_no_click_can_have_is_not_made(conn: database.Connection, day: str) -> None:
+    with pytest.raises(errors.InvalidInput, match=f"expected one from 2010-01-01 to 9999-12-31, got {day}"):
+        conn.execute("SELECT ensure_day(%s::date)", (day,))
+
+
 def test_making_a_day_takes_no_lock_that_readers_or_appenders_would_wait_for(connect: Connect) -> None:
     maker, watcher = connect(), connect()
     append.append(maker, batch(clicks(1)), actor="tests")

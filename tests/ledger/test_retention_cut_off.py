@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 from batches import batch, clicks
-from leaving import detach, failures
+from leaving import DAY, FIRST, detach, failures
 
 from clickledger import errors
 from clickledger.ledger import (
     append,
+    billing,
     database,
     departed,
+    departure,
     log,
     partitions,
     retention,
+    sparse,
 )
 
 Connect = Callable[[], database.Connection]
@@ -149,3 +152,83 @@ def test_day_detached_by_two_leaves_once(connect: Connect, lived: database.Conne
         positions = set(pool.map(attempt, [connect(), connect()])) - {None}
     assert len(positions) == 1
     assert len(log.read(lived, kinds=["day_detached"])) == 1
+
+
+def test_entries_of_upkeep_and_detection_do_not_keep_a_day(
+    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, other = departure.compute, connect()
+    kinds = ["signal_paged"]
+
+    def compute_while_the_log_grows(*asked: Any) -> departure.Departure:
+        computed = compute(*asked)
+        log.record(other, kinds[0], {"number": 1}, "tests")
+        return computed
+
+    monkeypatch.setattr(departure, "compute", compute_while_the_log_grows)
+    kinds[0] = "noted"
+    with pytest.raises(errors.Unavailable, match="the ledger changed 3 times"):
+        detach(lived)
+    kinds[0] = "signal_paged"
+    detach(lived)
+    assert log.read(lived)[-1].kind == "day_detached"
+
+
+def test_day_whose_entry_was_not_confirmed_stays_sealed(
+    lived: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = retention._written
+
+    def unconfirmed(*asked: Any) -> bool:
+        written(*asked)
+        raise errors.Unavailable("may have committed, ask again")
+
+    monkeypatch.setattr(retention, "_written", unconfirmed)
+    with pytest.raises(errors.Unavailable, match="may have committed"):
+        detach(lived)
+    stated = [sparse.Correction(FIRST[1].click_id, "undecided", "disputed")]
+    with pytest.raises(errors.InvalidInput, match="its day is being detached"):
+        sparse.plan(lived, stated, actor="tests", reason="disputed")
+    detach(lived)
+    assert failures(lived) == {}
+
+
+def test_detach_seals_a_day_that_an_earlier_one_left_open(
+    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal = retention._seal
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "_detach_table", lambda *_: None)
+        detach(lived)
+    seal(lived, DAY, sealed=False)
+    real, open_ = retention._detach_table, connect()
+
+    def correct_meanwhile(*asked: Any) -> None:
+        with pytest.raises(errors.ClickledgerError):
+            stated = [sparse.Correction(FIRST[1].click_id, "undecided", "disputed")]
+            sparse.plan(open_, stated, actor="tests", reason="disputed")
+        real(*asked)
+
+    monkeypatch.setattr(retention, "_detach_table", correct_meanwhile)
+    detach(lived)
+    assert failures(lived) == {}
+
+
+def test_day_that_would_leave_while_a_page_of_the_feed_is_read_waits(
+    lived: database.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = billing.read(lived, limit=100).entries
+    monkeypatch.setattr(partitions, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "50ms")
+    readable, other = departed.require_readable, connect()
+
+    def detach_meanwhile(*asked: Any) -> None:
+        readable(*asked)
+        with pytest.raises(errors.Unavailable):
+            detach(other)
+
+    monkeypatch.setattr(departed, "require_readable", detach_meanwhile)
+    assert billing.read(lived, limit=100).entries == whole
+    monkeypatch.undo()
+    detach(lived)
+    assert failures(lived) == {}

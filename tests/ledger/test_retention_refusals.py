@@ -25,6 +25,7 @@ from clickledger.ledger import (
     runs,
     sparse,
 )
+from clickledger.ledger.authority_map import BACKTEST
 from clickledger.ledger.sparse import Correction
 
 Connect = Callable[[], database.Connection]
@@ -85,6 +86,16 @@ def test_day_that_a_run_still_works_on_stays(lived: database.Connection) -> None
     assert f"run {planned.run_id}, which is staged and not in force" in refusal(lived)
     assert f"run {planned.run_id}" in refusal(lived, NEXT)
     runs.abandon(lived, planned.run_id, "tests", "not wanted")
+    detach(lived)
+    assert failures(lived) == {}
+
+
+def test_backtest_keeps_its_days_until_it_is_given_up(lived: database.Connection) -> None:
+    version, calibration = replays.model(lived)
+    named = {"model_version": version, "calibration_version": calibration, "actor": "tests", "reason": "tests"}
+    run = runs.plan(lived, 2, 4, kind=BACKTEST, **named)
+    assert f"touched by run {run.run_id}, which is planned" in refusal(lived)
+    runs.abandon(lived, run.run_id, "tests", "looked at")
     detach(lived)
     assert failures(lived) == {}
 

@@ -67,3 +67,12 @@ def test_changed_delayed_decision_is_not_the_one_that_was_staged(ledger: Ledger,
 def test_click_that_is_not_there_is_not_found(ledger: Ledger) -> None:
     with pytest.raises(errors.NotFound, match="no click"):
         row_proof.faults(ledger.conn, uuid.UUID(int=1))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"), [("leaves", "its leaves are missing"), ("log", "it is missing")], ids=["leaves", "log"]
+)
+def test_entry_that_is_missing_is_a_fault_of_its_rows(ledger: Ledger, table: str, said: str) -> None:
+    ledger.conn.execute("SET session_replication_role = replica")
+    ledger.conn.execute(f"DELETE FROM {table} WHERE position = %s".encode(), (ledger.position,))
+    assert f"entry {ledger.position}: {said}" in row_proof.faults(ledger.conn, CLICK.uuid)

@@ -7,7 +7,9 @@ is named below as no history.
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import departed_ledger
@@ -20,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clickledger import errors
-from clickledger.ledger import audit, database
+from clickledger.ledger import audit, database, partitions
+from clickledger.ledger import departed as retained
 
 NO_HISTORY = {
     "entry_rights": "who may record what, applied again by every migration",
@@ -169,6 +172,43 @@ def test_forged_row_is_found_and_named(ledgers: Ledgers, table: str) -> None:
     assert not missed, "\n".join(missed)
 
 
+def test_decision_in_the_place_of_one_that_left_is_found(departed: database.Connection) -> None:
+    decided = "SELECT log_position, click_id FROM decisions ORDER BY log_position DESC, line LIMIT 1"
+    [(position, click_id)] = departed.execute(decided).fetchall()
+    [*gone] = retained.missing_lines(departed, position, position + 1)[position]
+    columns = ", ".join(name for name in forging.columns(departed, "decisions") if name not in {"click_id", "line"})
+    forged = uuid.UUID(bytes=click_id.bytes[:8] + b"\x80" + 7 * b"\x00")  # of a day that stays
+    insert = f"""
+        INSERT INTO decisions (click_id, line, {columns})
+        SELECT %s, %s, {columns} FROM decisions WHERE click_id = %s"""
+    for line in gone:
+        lines = found(departed, "decisions", lambda line=line: departed.execute(insert, (forged, line, click_id)))
+        assert lines == [f"digests: entry {position}: line {line} is there, though retention took it away"]
+
+
+def test_day_that_left_and_is_there_again_by_another_name_is_found(departed: database.Connection) -> None:
+    first_ms = 1_000 * int(datetime.fromisoformat(f"{departed_ledger.SECOND}T00:00:00Z").timestamp())
+    name = "decisions_" + departed_ledger.SECOND.replace("-", "")
+
+    def attach() -> None:
+        departed.execute(f"ALTER TABLE {name} RENAME TO decisions_20990101".encode())
+        ends = "SELECT smallest_click_id(%s), smallest_click_id(%s)"
+        [(low, high)] = departed.execute(ends, (first_ms, first_ms + partitions.DAY_MS)).fetchall()
+        bounds = f"FOR VALUES FROM ('{low}') TO ('{high}')"
+        departed.execute(f"ALTER TABLE decisions ATTACH PARTITION decisions_20990101 {bounds}".encode())
+
+    lines = found(departed, "decisions", attach)
+    assert lines and any("though retention took it away" in line for line in lines)
+
+
+@pytest.mark.parametrize("position", [0, -5])
+def test_entry_before_the_first_is_found(rich: database.Connection, position: int) -> None:
+    columns = ", ".join(name for name in forging.columns(rich, "log") if name != "position")
+    copy = f"INSERT INTO log (position, {columns}) SELECT %s, {columns} FROM log WHERE position = 1"
+    lines = found(rich, "log", lambda: rich.execute(copy.encode(), (position,)))
+    assert lines and f"chain: entry {position}: no position of the log" in lines
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_forgery_of_any_row_is_found(ledgers: Ledgers, data: st.DataObject) -> None:
@@ -182,9 +222,10 @@ def test_forgery_of_any_row_is_found(ledgers: Ledgers, data: st.DataObject) -> N
 
 
 def _forgeries(conn: database.Connection, table: str) -> Iterator[tuple[str, str]]:
-    names = [name for name in forging.columns(conn, table) if name not in WORK.get(table, ())]
+    kinds = {name: kind for name, kind in forging.columns(conn, table).items() if name not in WORK.get(table, ())}
     yield from (("remove", ""), ("add", ""))
-    yield from ((what, name) for name in names for what in ("change", "erase", "swap", "add"))
+    yield from ((what, name) for name in kinds for what in ("change", "erase", "swap", "add"))
+    yield from (("lessen", name) for name, kind in kinds.items() if kind in forging.NUMBERS)
 
 
 def _try(
@@ -209,9 +250,9 @@ def _became(
     conn: database.Connection, table: str, what: str, column: str, one: forging.Where
 ) -> list[dict[str, str | None]]:
     """The row as a forgery of what names it made it: a line may name that."""
-    if what not in {"change", "add"} or column not in {*NAMED.get(table, ())[1:], *CONSTANT.get(table, ())}:
+    if what not in {"change", "lessen", "add"} or column not in {*NAMED.get(table, ())[1:], *CONSTANT.get(table, ())}:
         return []
-    return [forging.another(conn, table, column, one)]
+    return [forging.another(conn, table, column, one, less=what == "lessen")]
 
 
 def _forge(
@@ -221,6 +262,7 @@ def _forge(
         "remove": lambda: forging.remove(conn, table, one),
         "add": lambda: forging.add(conn, table, one, column or None),
         "change": lambda: forging.change(conn, table, column, one),
+        "lessen": lambda: forging.lessen(conn, table, column, one),
         "erase": lambda: forging.erase(conn, table, column, one),
         "swap": lambda: forging.swap(conn, table, column, one, other),
     }[what]

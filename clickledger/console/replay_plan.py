@@ -74,6 +74,7 @@ def plan(
     backtest: BacktestOption = False,
     slices: SliceOption = None,
     advertisers: AdvertiserOption = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,7 +87,7 @@ def plan(
         raise errors.InvalidInput("expected one of --incident, --positions, --times, --deployment and --counters")
     scope = {name: wanted for name, wanted in ((SCOPE_SLICES, slices), (SCOPE_ADVERTISERS, advertisers)) if wanted}
     chosen = attached(folder)
-    with connected(chosen) as conn:
+    with connected(chosen) as conn, output.progress("counting what is to be decided again, and deciding a sample"):
         if incident_id is not None:
             if model is not None or calibration is not None or recompute or backtest:
                 raise errors.InvalidInput("--incident: expected no model and no mode, it names them itself")
@@ -96,7 +97,7 @@ def plan(
             what = _what(conn, model, calibration, recompute, backtest, scope)
             made = _of_range(conn, positions, times, deployment, counters, timedelta(seconds=margin), what)
         shown = preview.preview(conn, made, chosen.replay_workers)
-        plans.keep(conn, made, shown.fields(), person())
+        plans.keep(conn, made, shown.fields(), person(actor))
     words.show_plan(made, shown)
     output.hint(f"clickledger replay start {made.digest} --reason ...")
     if as_json:
