@@ -28,7 +28,10 @@ from clickledger.settings import PREFIX, Settings, broker_url
 
 HEARTBEAT_KEY = "cl:heartbeat:"
 CELERY_APP = "clickledger.recovery.celery_app"
-RECOVERY_QUEUE, TRAINING_QUEUE = "cl:recovery", "cl:training"  # as there; importing it costs as much as a start
+RECOVERY_QUEUES, TRAINING_QUEUE = (
+    "cl:recovery,cl:replay",
+    "cl:training",
+)  # as there; importing it costs as much as a start
 KILL = (signal.SIGKILL, 10.0)
 
 
@@ -67,7 +70,9 @@ def _beat(settings: Settings) -> Role:
 
 def _recovery(settings: Settings) -> Role:
     # The first TERM lets tasks finish (they are short), QUIT drops them: their leases expire and others take over.
-    return _celery("recovery", RECOVERY_QUEUE, settings.replay_workers, ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0)))
+    return _celery(
+        "recovery", RECOVERY_QUEUES, settings.replay_workers, ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0))
+    )
 
 
 def _training() -> Role:
@@ -75,11 +80,11 @@ def _training() -> Role:
     return _celery("training", TRAINING_QUEUE, 1, ((signal.SIGTERM, 2.0), (signal.SIGQUIT, 5.0)))
 
 
-def _celery(name: str, queue: str, processes: int, stop: Sequence[tuple[signal.Signals, float]]) -> Role:
-    words = (
-        "worker", "--loglevel=INFO", f"--concurrency={processes}", f"--hostname={name}@clickledger", f"--queues={queue}"
-    )  # fmt: skip
-    return Role(name, _module("celery", "-A", CELERY_APP, *words), Readiness.CELERY, (*stop, KILL))
+def _celery(name: str, queues: str, processes: int, stop: Sequence[tuple[signal.Signals, float]]) -> Role:
+    words = ("worker", "--loglevel=INFO", f"--concurrency={processes}", f"--hostname={name}@clickledger")
+    return Role(
+        name, _module("celery", "-A", CELERY_APP, *words, f"--queues={queues}"), Readiness.CELERY, (*stop, KILL)
+    )
 
 
 def _api(settings: Settings, http_port: int) -> Role:

@@ -30,6 +30,7 @@ FACTS_VERSION = "facts_version"  # of a routing: a version of `fact_tables`; 0 o
 SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
     FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
+SELECT_EPOCHS = "SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch"
 SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
 SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
 SELECT_DEPLOYMENTS = (
@@ -280,11 +281,13 @@ def roll_back(
     reason: str = "",
     incident_id: int | None = None,
     considered: Sequence[Mapping[str, Any]] = (),
+    chosen_under: int | None = None,
 ) -> RolledBack:
     """Revoke every epoch that routes to `bad_model` and put `routing` in force, in one entry.
 
     `considered` says in the entry what else could have been put in force, and why it was not. Raises Refused when the
-    bad model is not live or `routing` still uses it.
+    bad model is not live, `routing` still uses it, or another epoch than `chosen_under` is in force: what `routing` was
+    chosen by may have been rolled back itself meanwhile.
     """
     with log.writing(conn) as writer:
         _check_routing(writer, routing)
@@ -294,6 +297,10 @@ def roll_back(
             )
         epoch, current, holding = _holding(writer, bad_model)
         _require_live(epoch, current, bad_model)
+        if chosen_under not in {None, epoch}:
+            raise errors.Refused(
+                f"epoch {epoch} came into force while what to go back to was chosen under {chosen_under}"
+            )
         extra: dict[str, Any] = {"bad_model": bad_model, "incident_id": incident_id}
         extra |= {"considered": [dict(one) for one in considered]} if considered else {}
         return _put_in_force(writer, "rollback_declared", routing, holding, actor, reason, extra)
@@ -321,11 +328,19 @@ def fence(
         return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
 
 
+def holding(conn: database.Connection, model: int) -> list[int]:
+    """The epochs that route to a model and were not revoked: none once it is fenced."""
+    return _unrevoked(conn.execute(SELECT_EPOCHS).fetchall(), model)
+
+
 def _holding(writer: log.Writer, model: int) -> tuple[int, Routing, list[int]]:
     """The epoch and routing in force, and the epochs that hold a model and were not revoked."""
-    rows = writer.execute("SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch")
-    holding = [e for e, text, revoked in rows if revoked is None and model in models_of(json.loads(text))]
-    return rows[-1][0], json.loads(rows[-1][1]), holding
+    rows = writer.execute(SELECT_EPOCHS)
+    return rows[-1][0], json.loads(rows[-1][1]), _unrevoked(rows, model)
+
+
+def _unrevoked(rows: Sequence[tuple[Any, ...]], model: int) -> list[int]:
+    return [epoch for epoch, text, revoked in rows if revoked is None and model in models_of(json.loads(text))]
 
 
 def _put_in_force(
@@ -431,6 +446,25 @@ def model_positions(conn: database.Connection, model_version: int) -> tuple[int,
     ends = [hi for _, hi in spans if hi is not None]
     hi = max(ends) if len(ends) == len(spans) else log.head(conn).position + 1
     return spans[0][0], hi
+
+
+def positions_of_stretch(conn: database.Connection, model_version: int, epoch: int) -> tuple[int, int] | None:
+    """As `model_positions`, from the beginning of the stretch that `epoch` belongs to; None where it has not the model.
+
+    A stretch is deployments one after the other in which the model decides by the same calibration, its canary among
+    them: what it decided before with another one, or before others decided in between, is another matter.
+    """
+    span = model_positions(conn, model_version)
+    first, wanted = None, set[int]()
+    for at, text, lo, _, _ in reversed(conn.execute(SELECT_DEPLOYMENTS).fetchall()):
+        if at > epoch:
+            continue
+        used = {int(r["calibration"]) for r in json.loads(text)["routes"] if int(r["model"]) == model_version}
+        wanted = used if at == epoch else wanted & used
+        if not wanted:
+            break
+        first = lo
+    return None if span is None or first is None else (first, span[1])
 
 
 def begin_counter_epoch(conn: database.Connection, evidence: dict[str, Any], actor: str, reason: str) -> int:

@@ -1,8 +1,8 @@
 """The Celery application: `celery -A clickledger.recovery.celery_app worker` and `... beat`.
 
 The broker only wakes workers. What there is to do, who does it and what became of it is in PostgreSQL; a message that
-is lost, late or delivered twice costs time and nothing else. So there are no results, chords or countdowns, and beat's
-messages expire before the next one comes.
+is lost, late or delivered twice costs time and nothing else. So there are no results, chords or countdowns, and
+messages expire: what they would wake for is looked for again at the next one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from clickledger.ledger.database import GONE_SECONDS, KEEPALIVES
 logger = logging.getLogger(__name__)
 
 QUEUE = "cl:recovery"
+# Of chunks, which take seconds each: in one queue with them a look or a sweep would wait for all that were sent before.
+# Workers take from both in turns.
+REPLAY_QUEUE = "cl:replay"
 TRAINING_QUEUE = "cl:training"  # a worker of its own: training takes minutes, and detection is not to wait for it
 SWEEP_SECONDS = 2.0
 PAGE_SECONDS = 60.0
 PARTITIONS_SECONDS = 3600.0
 TRAINING_SECONDS = 60.0  # a run that is due begins, and one that was cut short goes on, within this
 WAKE_EXPIRES_SECONDS = 10.0
+BEAT_EXPIRES_SECONDS_MIN = 10.0  # every worker may be busy with a chunk for seconds, and hosts' clocks differ
 # By what they are called where there is such an option; the last is Linux's.
 TCP_OPTIONS = {
     "TCP_KEEPIDLE": KEEPALIVES["idle"],
@@ -70,7 +74,10 @@ def configuration() -> dict[str, Any]:
         "result_backend": None,
         "task_ignore_result": True,
         "task_default_queue": QUEUE,
-        "task_routes": {"clickledger.daily_training": {"queue": TRAINING_QUEUE}},
+        "task_routes": {
+            "clickledger.daily_training": {"queue": TRAINING_QUEUE},
+            "clickledger.replay_chunks": {"queue": REPLAY_QUEUE},
+        },
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": True,
@@ -95,7 +102,11 @@ def schedule(chosen: settings.Settings) -> dict[str, Any]:
         **({} if chosen.daily_training_at is None else {"daily_training": TRAINING_SECONDS}),
     }
     return {
-        name: {"task": f"clickledger.{name}", "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
+        name: {
+            "task": f"clickledger.{name}",
+            "schedule": seconds,
+            "options": {"expires": max(seconds, BEAT_EXPIRES_SECONDS_MIN)},
+        }
         for name, seconds in every.items()
     }
 

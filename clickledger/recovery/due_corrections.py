@@ -41,7 +41,9 @@ RESOLVED, BOUGHT = "undecided clicks resolved", "purchases of invalidated clicks
 LAST_LOOK = "SELECT payload FROM log WHERE kind = 'corrections_proposed' ORDER BY position DESC LIMIT 1"
 # Ranges are literals: the planner cannot estimate a block-range index otherwise.
 SELECT_UNDECIDED = """
-    SELECT uuid_send(d.click_id), d.log_position, d.slice, d.reason, uuid_send(c.user_key), c.features, c.feature_schema
+    SELECT uuid_send(d.click_id), d.log_position, d.slice, d.reason, uuid_send(c.user_key), c.features,
+           c.feature_schema,
+           (SELECT min(o.log_position) FROM outcomes o WHERE o.click_id = d.click_id AND o.kind = ANY (%(kinds)s))
     FROM decisions d JOIN clicks c ON c.click_id = d.click_id AND c.log_position >= {lo} AND c.log_position < {hi}
     WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'undecided'
       AND NOT EXISTS (SELECT FROM delayed_decisions x JOIN replay_runs r USING (run_id)
@@ -75,12 +77,13 @@ SELECT_BOUGHT = """
                         AND (deciding.kind = 'sparse' OR NOT EXISTS (
                             SELECT FROM publications p WHERE p.run_id = r.run_id AND p.reverted_position IS NULL)))
     GROUP BY 1 ORDER BY 2, 1 LIMIT {limit}"""
+# Of sparse runs those that resolved undecided clicks: of a purchase that came before they did nobody had taken note.
 SELECT_REPLACED = """
-    SELECT run_id, lower(positions), upper(positions), coalesce(reverted_position, position),
-           reverted_position IS NULL
-    FROM publications
-    WHERE kind = 'range' AND coalesce(reverted_position, position) >= %s
-      AND coalesce(reverted_position, position) < %s"""
+    SELECT p.run_id, lower(p.positions), upper(p.positions), coalesce(p.reverted_position, p.position),
+           p.reverted_position IS NULL
+    FROM publications p JOIN log planned ON planned.position = p.run_id
+    WHERE (p.kind = 'range' OR (planned.actor = %s AND planned.reason = %s))
+      AND coalesce(p.reverted_position, p.position) >= %s AND coalesce(p.reverted_position, p.position) < %s"""
 SELECT_TRAFFIC = """
     SELECT 1 FROM log WHERE position >= %s AND position < %s AND kind IN ('clicks_decided', 'outcomes_recorded')
     LIMIT 1"""
@@ -104,6 +107,7 @@ class Undecided(NamedTuple):
     user_key: bytes
     features: bytes
     feature_schema: int
+    bought_at: int | None = None  # position of the first purchase it led to
 
 
 @dataclass
@@ -151,7 +155,7 @@ def look(conn: database.Connection, actor: str) -> Look | None:
     settled = max(log.first_at(conn, now - SETTLED_AFTER), since.undecided_upto)
     able = bool(deployments.current(conn).routing["routes"])
     resolvable = able and _has_traffic(conn, since.undecided_upto, settled)
-    replaced = [Replaced(*row) for row in conn.execute(SELECT_REPLACED, (since.bought_upto, end))]
+    replaced = [Replaced(*row) for row in conn.execute(SELECT_REPLACED, (actor, RESOLVED, since.bought_upto, end))]
     if not resolvable and not replaced and not _has_traffic(conn, since.bought_upto, end):
         return None
     found = Look(settled if able else since.undecided_upto, end)
@@ -179,7 +183,7 @@ def _resolve(conn: database.Connection, lo: int, hi: int, actor: str, found: Loo
     """Propose decisions for the undecided clicks of log positions [lo, hi)."""
     query = SELECT_UNDECIDED.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX + 1).encode()
     with conn.cursor(binary=True) as cursor:
-        clicks = [Undecided(*row) for row in cursor.execute(query, prepare=False)]
+        clicks = [Undecided(*row) for row in cursor.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False)]
     if len(clicks) > CLICKS_MAX:
         found.too_many = [lo, hi]
         return
@@ -189,7 +193,9 @@ def _resolve(conn: database.Connection, lo: int, hi: int, actor: str, found: Loo
 
 
 def decided(conn: database.Connection, clicks: Sequence[Undecided]) -> list[Correction]:
-    """What undecided clicks are to be decided as, those that can be: by the models in force now."""
+    """What undecided clicks are to be decided as, those that can be: by a purchase, or by the models in force now."""
+    bought = [c for c in clicks if c.bought_at is not None]
+    clicks = [c for c in clicks if c.bought_at is None]
     uncounted = {c.click_id for c in clicks if c.reason in COUNTING_REASONS}
     again = recounting.count_in_time(conn, [uuid.UUID(bytes=click_id) for click_id in uncounted])
     without = uncounted - again.keys()
@@ -197,7 +203,10 @@ def decided(conn: database.Connection, clicks: Sequence[Undecided]) -> list[Corr
     routing = deployments.current(conn).routing
     versions = decide.route(routing, [c.slice for c in able], [c.user_key for c in able])
     judges = redecide.Judges(conn)
-    corrections: list[Correction] = []
+    corrections = [
+        Correction(c.click_id, decide.VALID, f"was undecided: {c.reason}; {_why_bought(int(c.bought_at or 0), None)}")
+        for c in bought
+    ]
     for pair in sorted(set(versions)):
         judge = judges.of(pair)
         routed = [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from clickledger.ledger import database
+from clickledger.ledger import database, log
 from clickledger.scoring.dataset import OUTCOME_KINDS
 
 OUTCOME_ENTRIES_PER_STEP = 200  # of 5,000 outcomes at most
 
-# The end of a step: its last entry of outcomes if it is full, else the newest entry.
+# The end of a step: its last entry of outcomes if it is full, else the entry that was the newest at first.
 NEXT_STEP = """
-    SELECT CASE WHEN count(*) = %(entries)s THEN max(position) ELSE (SELECT max(position) FROM log) END FROM (
-        SELECT position FROM log WHERE kind = 'outcomes_recorded' AND position > %(upto)s
+    SELECT CASE WHEN count(*) = %(entries)s THEN max(position) ELSE %(head)s END FROM (
+        SELECT position FROM log WHERE kind = 'outcomes_recorded' AND position > %(upto)s AND position <= %(head)s
         ORDER BY position LIMIT %(entries)s) step"""
 # Whichever of a purchase and its click is recorded later brings the pair, once: feeds do not wait for each other.
 # OFFSET 0 makes new clicks look their outcomes up; the planner would rather join them with all outcomes there are.
@@ -31,16 +31,20 @@ FOLD_PURCHASES = """
 
 
 def fold(conn: database.Connection) -> None:
-    """Take the purchases into account that were recorded since the last call, or whose clicks were, step by step."""
-    while _fold_step(conn):
+    """Take the purchases into account that were recorded since the last call, or whose clicks were, step by step.
+
+    Up to what was the newest entry at first: traffic that never pauses would keep whoever detects here.
+    """
+    head = log.head(conn).position
+    while _fold_step(conn, head):
         pass
 
 
-def _fold_step(conn: database.Connection) -> bool:
+def _fold_step(conn: database.Connection, head: int) -> bool:
     with conn.transaction():
         row = conn.execute("SELECT position FROM known_customers_upto FOR UPDATE").fetchone()
         upto = int(row[0]) if row else 0
-        step = {"upto": upto, "entries": OUTCOME_ENTRIES_PER_STEP}
+        step = {"upto": upto, "head": head, "entries": OUTCOME_ENTRIES_PER_STEP}
         reached = int((conn.execute(NEXT_STEP, step).fetchone() or (upto,))[0] or upto)
         if reached <= upto:
             return False

@@ -22,14 +22,16 @@ SCORES_BEFORE_MINUTES = 24 * 60
 PAGED, CLEARED = "signal_paged", "signal_cleared"
 KEYS = ("signal", "slice", "direction")
 SUMMED = ("clicks", "invalid", "undecided", "incomplete", "lagging", "hot", "hot_invalid", "loyal", "loyal_invalid")
-# What a model decided that was rolled back is no baseline.
+ARRIVED = "arrived"  # clicks, whoever decided them
+# What a model decided that was rolled back is no baseline; that its clicks came is.
 SELECT_MINUTES = f"""
-    SELECT slice, floor(extract(epoch FROM at) / 60)::bigint, min(first_position),
-           {", ".join(f"sum({name})::bigint" for name in SUMMED)}
-    FROM signal_ticks t
+    SELECT slice, floor(extract(epoch FROM at) / 60)::bigint, min(first_position), sum(clicks)::bigint,
+           {", ".join(f"coalesce(sum({name}) FILTER (WHERE counted), 0)::bigint" for name in SUMMED)}
+    FROM signal_ticks t CROSS JOIN LATERAL (
+        SELECT %(revoked)s OR NOT EXISTS (
+            SELECT FROM deployments d
+            WHERE d.epoch = t.deployment_epoch AND d.revoked_position IS NOT NULL)) c (counted)
     WHERE at >= to_timestamp(%(since)s) AND at < to_timestamp(%(until)s)
-      AND (%(revoked)s OR NOT EXISTS (
-          SELECT FROM deployments d WHERE d.epoch = t.deployment_epoch AND d.revoked_position IS NOT NULL))
     GROUP BY 1, 2 ORDER BY 2"""
 SELECT_SCORES = """
     SELECT bin, sum(of_bin)::bigint, min(first_position)
@@ -65,7 +67,7 @@ def judge(current: Minutes, earlier: Minutes) -> list[Reading]:
         for share in paging.SHARES:
             hours = {hour: paging.baseline(past, share) for hour, past in by_hour.items()}
             found += paging.read_share(share, name, minutes, hours)
-        clicks = {hour: [m.counts["clicks"] for m in past] for hour, past in by_hour.items()}
+        clicks = {hour: [m.counts.get(ARRIVED, m.counts["clicks"]) for m in past] for hour, past in by_hour.items()}
         found += paging.read_rate(name, minutes, clicks)
     return found
 
@@ -111,12 +113,12 @@ def _minutes(
     """Every minute of the stretch, of the slices that have clicks in it and of `names`; without clicks as well."""
     wanted = {"since": since, "until": until, "revoked": revoked}
     cells: dict[tuple[str, int], tuple[int, dict[str, int]]] = {}
+    empty = dict.fromkeys((ARRIVED, *SUMMED), 0)
     for name, at, position, *counts in conn.execute(SELECT_MINUTES.encode(), wanted):
-        made = dict(zip(SUMMED, counts, strict=True))
+        made = dict(zip((ARRIVED, *SUMMED), counts, strict=True))
         cells[name, at] = position, made
-        first, total = cells.get((ALL, at), (position, dict.fromkeys(SUMMED, 0)))
-        cells[ALL, at] = min(first, position), {key: total[key] + made[key] for key in SUMMED}
-    empty = dict.fromkeys(SUMMED, 0)
+        first, total = cells.get((ALL, at), (position, empty))
+        cells[ALL, at] = min(first, position), {key: total[key] + made[key] for key in made}
     stretch = range(int(since // 60), int(until // 60))
     found: Minutes = {}
     for name in sorted({*names, *(name for name, _ in cells)}):

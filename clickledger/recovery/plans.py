@@ -85,13 +85,13 @@ class What:
 
 
 def for_incident(conn: database.Connection, incident_id: int, scope: Scope | None = None) -> Plan:
-    """Everything decided while the incident's model was live, through the stable model that replaced it, or would.
+    """Everything decided since the incident's model was deployed, through the stable model that replaced it, or would.
 
     Where several replaced it, by slice, each slice goes through its own. Raises NotFound, or Refused when there is no
     stable model, or more than one for a slice.
     """
     incident = incidents.get(conn, incident_id)
-    if (range_ := deployments.model_positions(conn, incident.model_version)) is None:
+    if (range_ := deployments.positions_of_stretch(conn, incident.model_version, incident.deployment_epoch)) is None:
         raise errors.InvariantBroken(f"incident {incident_id}: model {incident.model_version} was never deployed")
     current = deployments.current(conn)
     if incident.model_version in deployments.models_of(current.routing):

@@ -18,7 +18,7 @@ from clickledger.scoring import decide, feature_spec, rescore
 from clickledger.scoring import model as models_
 
 SAMPLE_UNITS, SAMPLE_UNIT_CLICKS = 40, 500  # runs of neighbouring batches: reading one costs little more than one batch
-RECOUNTED_UNITS = 4  # each reads the clicks of the longest window before it
+RECOUNTED_UNITS = 4  # whole chunks: each reads the clicks of the longest window before it, which small parts would too
 FASTEST, SLOWEST = 0.1, 0.9  # quantiles of the sampled parts' times, for the shortest and longest duration
 LEFT = "left the ledger with their day"
 SELECT_LOGGED = """
@@ -65,15 +65,16 @@ def preview(conn: database.Connection, plan: Plan, workers: int = 1, seed: int =
     Raises Refused when the range holds no click.
     """
     batches = runs.batches(conn, plan.lo, plan.hi)
-    units = runs.cut(batches, plan.lo, plan.hi, SAMPLE_UNIT_CLICKS)
+    rescored = plan.mode == runs.RESCORE
+    chunk_rows = runs.CHUNK_ROWS if rescored else runs.RECOUNTED_CHUNK_ROWS
+    units = runs.cut(batches, plan.lo, plan.hi, SAMPLE_UNIT_CLICKS if rescored else chunk_rows)
     if not units:
         raise errors.Refused(f"positions [{plan.lo}, {plan.hi}) hold no click: nothing to replay")
     block_ranges.summarise(conn)
-    most = SAMPLE_UNITS if plan.mode == runs.RESCORE else RECOUNTED_UNITS
+    most = SAMPLE_UNITS if rescored else RECOUNTED_UNITS
     chosen = random.Random(seed).sample(units, min(len(units), most))
     sampled, seconds = _sample(conn, plan, chosen)
     estimate = sampling.estimate(sampled, len(units), plan.row_count)
-    chunk_rows = runs.CHUNK_ROWS if plan.mode == runs.RESCORE else runs.RECOUNTED_CHUNK_ROWS
     return Preview(
         clicks=plan.row_count,
         chunks=len(runs.cut(batches, plan.lo, plan.hi, chunk_rows)),

@@ -247,15 +247,15 @@ def _carry(
 ) -> None:
     """Put the decisions in force where the run has none of its own.
 
-    Clicks that were not counted have nothing to be decided on; those that were resolved since stay resolved.
+    Clicks that were not counted have nothing to be decided on: what is in force of them stays, undecided or resolved
+    since, and a run that carries them is planned anew where they are resolved before it is published.
     """
     in_force = authority.rows_between(authority.in_force(conn), lo, hi)
     with conn.cursor(binary=True) as cursor:
         found = cursor.execute(SELECT_IN_FORCE.format(rows=in_force).encode(), prepare=False).fetchall()
     by_click = {row[0]: row[1:] for row in found}
     for i in uncounted:
-        kept = by_click.get(clicks.click_id[i])
-        if kept is not None and kept[VERDICT] != decide.UNDECIDED:
+        if clicks.click_id[i] in by_click:
             decided.carried[i] = 1
     for i in np.flatnonzero(decided.carried).tolist():
         kept = by_click.get(clicks.click_id[i])

@@ -25,6 +25,7 @@ from clickledger.scoring import model as models_
 SELECT_OTHERS = "SELECT epoch, routing, revoked_position FROM deployments WHERE epoch < %s ORDER BY epoch DESC"
 SELECT_REVOKED = "SELECT revoked_position FROM deployments WHERE epoch = %s"
 TAKEN = "taken"
+ATTEMPTS = 3
 
 
 class Candidate(NamedTuple):
@@ -129,15 +130,18 @@ def roll_back(
 
     Raises Refused when no epoch of it is left to fence, or it is live and no other model is stable.
     """
-    for attempt in (1, 2):
+    for attempt in range(ATTEMPTS):
         try:
-            if bad_model not in deployments.models_of(deployments.current(conn).routing):
+            current = deployments.current(conn)
+            if bad_model not in deployments.models_of(current.routing):
                 return deployments.fence(conn, bad_model, actor, reason, incident_id)
             stable = choose(conn, bad_model)
-            considered = [one._asdict() for one in stable.considered]
-            return deployments.roll_back(conn, bad_model, stable.routing, actor, reason, incident_id, considered)
+            told = [one._asdict() for one in stable.considered]
+            return deployments.roll_back(
+                conn, bad_model, stable.routing, actor, reason, incident_id, told, chosen_under=current.epoch
+            )
         except errors.Refused:  # somebody may have deployed or replaced it between the two
-            if attempt == 2:
+            if attempt + 1 == ATTEMPTS:
                 raise
     raise errors.InvariantBroken("expected a rollback or its refusal")
 
@@ -152,11 +156,11 @@ def roll_back_incident(
 ) -> RolledBack | None:
     """Roll an incident's model back and move the incident; completes what a crash in between left half done.
 
-    None when its epoch had been revoked before. Raises Refused when the incident is past that.
+    None when the model had been fenced before. Raises Refused when the incident is past that.
     """
     incidents.check_may_move(incident, Status.ROLLED_BACK)
     done = None
-    if not revoked(conn, incident.deployment_epoch):
+    if deployments.holding(conn, incident.model_version):
         why = reason or f"incident {incident.incident_id}"
         done = roll_back(conn, incident.model_version, actor, why, incident.incident_id)
     incidents.move(conn, incident.incident_id, Status.ROLLED_BACK, actor, reason)

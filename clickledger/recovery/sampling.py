@@ -16,6 +16,7 @@ from clickledger.recovery.redecide import Clicks
 from clickledger.scoring import decide
 
 NORMAL_95 = 1.96
+MISSED = 0.05  # a sample without any flip is not to be surer than this that there are none
 GROUPS_MAX = 20  # slices and advertisers that are told apart
 
 
@@ -79,6 +80,9 @@ def estimate(sample: Sequence[Unit], units: int, clicks: int) -> Estimate:
     def total(values: Sequence[int]) -> Interval:
         return ratio_total(values, sizes, units, clicks)
 
+    def count(values: Sequence[int]) -> Interval:
+        return total(values) if any(values) else none_seen(len(sizes), units, clicks)
+
     currencies = sorted({currency for unit in sample for currency in unit.change_micros})
 
     def grouped(of: Callable[[Unit], dict[tuple[str, str], int]]) -> dict[str, dict[str, Interval]]:
@@ -91,9 +95,9 @@ def estimate(sample: Sequence[Unit], units: int, clicks: int) -> Estimate:
 
     return Estimate(
         sampled_clicks=sum(sizes),
-        to_valid=total([unit.to_valid for unit in sample]),
-        to_invalid=total([unit.to_invalid for unit in sample]),
-        to_undecided=total([unit.to_undecided for unit in sample]),
+        to_valid=count([unit.to_valid for unit in sample]),
+        to_invalid=count([unit.to_invalid for unit in sample]),
+        to_undecided=count([unit.to_undecided for unit in sample]),
         change_micros={c: total([unit.change_micros.get(c, 0) for unit in sample]) for c in currencies},
         by_slice=grouped(lambda unit: unit.by_slice),
         by_advertiser=grouped(lambda unit: unit.by_advertiser),
@@ -113,3 +117,12 @@ def ratio_total(values: Sequence[int], sizes: Sequence[int], units: int, clicks:
     spread = sum((v - rate * s) ** 2 for v, s in zip(values, sizes, strict=True)) / (n - 1)
     error = clicks * math.sqrt((1 - n / units) * spread / n) / (sampled / n)
     return Interval(rate * clicks, rate * clicks - NORMAL_95 * error, rate * clicks + NORMAL_95 * error)
+
+
+def none_seen(n: int, units: int, clicks: int) -> Interval:
+    """A number of clicks of which n parts of `units`, chosen at random, have none.
+
+    Were a share p of the parts concerned, n parts would miss them with probability (1 - p)^n, which 95% confidence puts
+    at `MISSED` (Hanley and Lippman-Hand, JAMA 1983); a part that is concerned may be so as a whole.
+    """
+    return Interval(0.0, 0.0, 0.0 if n == units else clicks * (1 - MISSED ** (1 / n)) if n else math.inf)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clickledger import errors
-from clickledger.ledger import comparison, database, runs
+from clickledger.ledger import comparison, database, deployments, runs
 from clickledger.ledger.caps import NO_CAPS, Caps
 from clickledger.recovery import incidents, plans, progress, proposing, publishing, replay, rollback
 from clickledger.recovery.incidents import Incident, Status
@@ -74,7 +74,11 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
         rollback.roll_back_incident(conn, incident, actor)
         incident = incidents.get(conn, number)
     if incident.status is Status.ROLLED_BACK and _may_replay(conn, incident, policy):
-        replay.start(conn, plans.for_incident(conn, number), actor, f"incident {number}")
+        plan = plans.for_incident(conn, number)
+        if plan.row_count:
+            replay.start(conn, plan, actor, f"incident {number}")
+        else:  # fenced before it decided anything: it would be refused at every sweep
+            incidents.move(conn, number, Status.ABANDONED, actor, "its model decided no click: nothing to replay")
         return
     publishing.follow_run(conn, incident, actor)
     if incident.status is Status.RAISED and policy.rollback == "propose":
@@ -86,23 +90,38 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
 def _publish_if_small(conn: database.Connection, incident: Incident, run_id: int, policy: Policy, actor: str) -> None:
     """Publish a compared run whose gross money is within the cap, unless it is with people: reverted, or proposed."""
     compared = comparison.latest(conn, run_id)
-    gross, cap = int(compared.summary["gross_micros"]), policy.auto_publish_gross_micros
     reverted = progress.of_run(conn, run_id).reverted_position is not None
-    if policy.rollback != "auto" or not cap or gross > cap or reverted or proposing.is_proposed(conn, run_id):
+    if policy.rollback != "auto" or not policy.auto_publish_gross_micros or reverted:
+        return
+    if proposing.is_proposed(conn, run_id):
         return
     try:
-        reason = f"gross {gross} micros, policy publishes up to {cap}"
-        publishing.publish(conn, run_id, compared.digest, actor, reason, policy.caps)
+        _publish_within(conn, compared, policy, actor)
     except errors.StalePlan:
-        publishing.compare(conn, run_id, actor)  # the next call looks at that
+        compared = publishing.compare(conn, run_id, actor)
+        try:
+            _publish_within(conn, compared, policy, actor)
+        except (
+            errors.StalePlan
+        ) as stale:  # no comparison mends it: it carries what was replaced, and is to be planned anew
+            logger.warning("incident %d: its correction is for people: %s", incident.incident_id, stale)
+            proposing.propose_publication(conn, incident, compared, str(stale), actor)
     except errors.Refused as refusal:
         if progress.of_run(conn, run_id).stage == "compared":  # nobody published it meanwhile
             logger.warning("incident %d: its correction is for people to publish: %s", incident.incident_id, refusal)
             proposing.propose_publication(conn, incident, compared, str(refusal), actor)
 
 
+def _publish_within(conn: database.Connection, compared: comparison.Comparison, policy: Policy, actor: str) -> None:
+    """Publish a comparison whose gross money is within the policy's cap; nothing otherwise."""
+    gross, cap = int(compared.summary["gross_micros"]), policy.auto_publish_gross_micros
+    if gross <= cap:
+        reason = f"gross {gross} micros, policy publishes up to {cap}"
+        publishing.publish(conn, compared.run_id, compared.digest, actor, reason, policy.caps)
+
+
 def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy) -> bool:
-    return policy.rollback == "auto" or rollback.revoked(conn, incident.deployment_epoch)
+    return policy.rollback == "auto" or not deployments.holding(conn, incident.model_version)
 
 
 def _may_replay(conn: database.Connection, incident: Incident, policy: Policy) -> bool:

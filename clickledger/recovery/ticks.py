@@ -34,10 +34,10 @@ COUNTS = (
 COLUMNS = ("at", "deployment_epoch", "model_version", "slice", "first_position", "last_position", *COUNTS)
 
 _OFFSET = 4 * feature_spec.INDEX["user_session_clicks_1h"]
-# Low byte first, and none of a user's 32 recent events needs a second one.
+# Low byte first, and none of a user's 32 recent events needs a second one. Every layout begins as the first one.
 HOT = (
-    f"c.feature_schema = {feature_spec.SCHEMA_VERSION} AND get_byte(c.features, {_OFFSET}) > {SESSION_CLICKS_MAX} "
-    f"AND get_byte(c.features, {_OFFSET + 3}) = 0"
+    f"c.feature_schema IN ({', '.join(map(str, feature_spec.SCHEMAS))}) "
+    f"AND get_byte(c.features, {_OFFSET}) > {SESSION_CLICKS_MAX} AND get_byte(c.features, {_OFFSET + 3}) = 0"
 )
 EDGES = f"'{{{{{','.join(map(str, SCORE_EDGES))}}}}}'::real[]"
 BINS = ", ".join(f"count(*) FILTER (WHERE bin = {n})" for n in range(len(SCORE_EDGES) + 1))

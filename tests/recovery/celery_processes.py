@@ -27,7 +27,7 @@ class CeleryProcesses:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def worker(
-        self, name: str = "recovery", concurrency: int = 1, queue: str = "cl:recovery"
+        self, name: str = "recovery", concurrency: int = 1, queue: str = "cl:recovery,cl:replay"
     ) -> subprocess.Popen[bytes]:
         """A worker, which is up when its first task is; its log is NAME.log."""
         words = ("worker", "--loglevel=INFO", f"--concurrency={concurrency}", f"--hostname={name}@clickledger")

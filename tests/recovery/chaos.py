@@ -109,7 +109,7 @@ class Trouble:
             self._start(conn)
         self._processes = [self.world.celery.worker(f"{self.seed}-w{n}") for n in range(self.workers)]
         self._names = self.workers
-        self._kept: list[bytes] = []
+        self._kept: dict[str, list[bytes]] = {celery_app.QUEUE: [], celery_app.REPLAY_QUEUE: []}
 
     def _start(self, conn: database.Connection) -> None:
         """As `replay start` does: the plan is made again, and has to be the same."""
@@ -168,9 +168,10 @@ class Trouble:
     def duplicate(self) -> None:
         """Every message that waits, and those seen before, come several times more."""
         with redis.Redis.from_url(self.world.redis_url) as client:
-            self._kept = (self._kept + list(client.lrange(celery_app.QUEUE, 0, -1)))[-50:]
-            for message in self._kept * 3:
-                client.lpush(celery_app.QUEUE, message)
+            for queue, kept in self._kept.items():
+                kept[:] = (kept + list(client.lrange(queue, 0, -1)))[-50:]
+                for message in kept * 3:
+                    client.lpush(queue, message)
 
     def pause(self) -> None:
         """A moment of nothing, in which nothing may begin."""

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from celery import Celery
 from celery_processes import CeleryProcesses, eventually
 from decided_traffic import Traffic, bad_deployment, versions_of
 
+from clickledger import settings
 from clickledger.ledger import audit, comparison, database, deployments, publication, runs
-from clickledger.recovery import incidents, plans, progress, publishing, replay, working
+from clickledger.recovery import celery_app, incidents, plans, progress, publishing, replay, working
 from clickledger.recovery.incidents import Status
 from clickledger.recovery.plans import What
 from clickledger.recovery.working import Worker
@@ -143,3 +146,24 @@ def test_publishing_races_live_appends_and_every_click_keeps_one_decision(connec
         thread.join()
     assert appended
     assert audit.verify(conn).ok
+
+
+def test_a_sweep_does_not_wait_for_all_chunks_that_were_sent_before(
+    connect: Connect, celery: CeleryProcesses, redis_url: str
+) -> None:
+    conn = connect()
+    _, stable, bad = bad_deployment(conn, batches=2)
+    span = deployments.model_positions(conn, bad[0])
+    assert span is not None
+    paused = replay.start(conn, plans.for_positions(conn, *span, What(stable)), "tests", "")
+    runs.pause(conn, paused.run_id, "tests", "its messages are many, and none of them takes long")
+    incident = incidents.raise_by_hand(conn, bad[0], "tests", "a page")
+    with redis.Redis.from_url(redis_url) as client:
+        with Celery(broker=settings.broker_url(redis_url), set_as_current=False) as app:
+            for _ in range(2_000):
+                app.send_task("clickledger.replay_chunks", (paused.run_id,), queue=celery_app.REPLAY_QUEUE)
+            app.send_task("clickledger.sweep", queue=celery_app.QUEUE)
+        celery.worker()
+        eventually(lambda: incidents.get(conn, incident.incident_id).status is not Status.RAISED, "the sweep")
+        assert client.llen(celery_app.REPLAY_QUEUE) > 1_000
+    assert versions_of(deployments.current(conn).routing) == stable

@@ -88,7 +88,7 @@ def test_a_click_counted_too_late_stays_undecided_for_its_reason(conn: database.
     run = planned(conn, stable, bad)
     work(conn, run)
     undecided = [row for row in rows(conn, run) if row[13] == "undecided"]
-    assert [(row[11], row[14], row[15]) for row in undecided] == [("NaN", "late", False)] * 7
+    assert [(row[11], row[14], row[15]) for row in undecided] == [("NaN", "late", True)] * 7
 
 
 def test_clicks_that_no_model_decided_are_decided_by_the_replay(conn: database.Connection) -> None:

@@ -153,7 +153,8 @@ def test_the_schedule_and_the_process_are_there_if_a_time_of_day_is_set() -> Non
     assert "daily_training" in celery_app.schedule(on) and "daily_training" not in celery_app.schedule(off)
     assert "training" in [role.name for role in roles.table(on, 1)]
     assert "training" not in [role.name for role in roles.table(off, 1)]
-    assert (roles.RECOVERY_QUEUE, roles.TRAINING_QUEUE) == (celery_app.QUEUE, celery_app.TRAINING_QUEUE)
+    assert roles.RECOVERY_QUEUES.split(",") == [celery_app.QUEUE, celery_app.REPLAY_QUEUE]
+    assert roles.TRAINING_QUEUE == celery_app.TRAINING_QUEUE
     # What is off must stay off in the processes, whose default is on.
     [beat, *_] = roles.table(off, 1)
     assert roles.environment(off, beat)["CLICKLEDGER_DAILY_TRAINING_AT"] == ""

@@ -109,6 +109,47 @@ def test_a_replay_leaves_late_clicks_that_were_resolved_as_they_are(conn: databa
         publishing.publish(conn, run.run_id, again.digest, "ann", "")
 
 
+def test_a_replay_that_was_compared_before_late_clicks_were_resolved_does_not_open_them_again(
+    conn: database.Connection,
+) -> None:
+    stable = register(conn, STABLE_LIMIT)
+    deploy(conn, stable)
+    position = Traffic(conn).append(20, late=3)
+    run = replay.start(conn, plans.for_positions(conn, position, position + 1, What(stable)), "tests", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
+    before = steps.finish(conn, run.run_id, "tests")
+    assert before is not None
+    assert look(conn) is not None
+    publish_all(conn)
+    with pytest.raises(errors.StalePlan, match="changed the range"):
+        publishing.publish(conn, run.run_id, before.digest, "ann", "")
+    again = publishing.compare(conn, run.run_id, "ann")
+    with pytest.raises(errors.StalePlan, match="carries decisions that run"):
+        publishing.publish(conn, run.run_id, again.digest, "ann", "")
+    assert [t.undecided for t in reading.totals(conn)] == [0, 0]
+
+
+def test_an_undecided_click_that_led_to_a_purchase_is_proposed_as_valid(conn: database.Connection) -> None:
+    traffic = Traffic(conn)
+    traffic.append(30, hourly=40)
+    bought(conn, traffic.ids[:1])
+    deploy(conn, register(conn, STABLE_LIMIT))
+    found = look(conn)
+    assert found is not None and found.undecided == 30
+    stated = conn.execute("SELECT click_id, verdict::text, reason FROM delayed_decisions").fetchall()
+    assert [(c.bytes, r) for c, v, r in stated if v == "valid"] == [
+        (traffic.ids[0], "was undecided: model_absent; led to a purchase, recorded at position 3")
+    ]
+    bought(conn, traffic.ids[1:2])  # before anybody published what was proposed of it
+    assert look(conn) is not None
+    publish_all(conn)
+    assert invalid_in_force(conn, traffic.ids) == set(traffic.ids[1:])
+    again = look(conn)
+    assert again is not None and (again.bought, len(again.runs)) == (1, 1)
+    publish_all(conn)
+    assert invalid_in_force(conn, traffic.ids) == set(traffic.ids[2:])
+
+
 def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connection) -> None:
     traffic = Traffic(conn)
     traffic.append(20)

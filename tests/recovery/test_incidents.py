@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from decided_traffic import (
@@ -33,6 +34,7 @@ from clickledger.ledger import (
     publication,
     rebuild,
     runs,
+    sparse,
 )
 from clickledger.ledger.caps import AUTOMATIC, Caps
 from clickledger.recovery import (
@@ -253,6 +255,25 @@ def test_a_purchase_recorded_before_its_click_makes_a_known_customer_once_that_c
     assert conn.execute("SELECT purchased_at_ms FROM known_customers ORDER BY 1").fetchall() == [(1_000,), (1_002,)]
 
 
+def test_purchases_are_folded_as_far_as_the_log_was_whatever_comes_meanwhile(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traffic, _, _ = bad_deployment(conn, batches=1)
+    traffic.purchases(range(5))
+    step, steps_taken = known_customers._fold_step, []
+
+    def while_traffic_goes_on(*asked: Any) -> bool:
+        traffic.append(5)
+        steps_taken.append(asked)
+        assert len(steps_taken) < 10
+        return step(*asked)
+
+    monkeypatch.setattr(known_customers, "_fold_step", while_traffic_goes_on)
+    known_customers.fold(conn)
+    assert len(steps_taken) == 2
+    assert conn.execute("SELECT count(*) FROM known_customers").fetchone() == (5,)
+
+
 def test_a_user_counts_once_a_tick_however_often_they_click(conn: database.Connection) -> None:
     stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
     deploy(conn, bad, stable)
@@ -394,6 +415,46 @@ def test_rollback_without_any_stable_model_is_refused_and_says_what_was_tried(co
         rollback.choose(conn, bad[0])
 
 
+def test_what_is_rolled_back_while_a_rollback_chooses_is_not_gone_back_to(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, bad = (register(conn, limit) for limit in (STABLE_LIMIT, STABLE_LIMIT + 1, BAD_LIMIT))
+    for live, shadow in ((first, None), (second, first), (bad, second)):
+        deploy(conn, live, shadow)
+    choose = rollback.choose
+
+    def chosen_while_another_is_rolled_back(*asked: Any) -> rollback.Stable:
+        monkeypatch.undo()
+        found = choose(*asked)
+        deployments.fence(conn, second[0], "bob", "it is no better")
+        return found
+
+    monkeypatch.setattr(rollback, "choose", chosen_while_another_is_rolled_back)
+    rollback.roll_back(conn, bad[0], "ann")
+    assert versions_of(deployments.current(conn).routing) == first
+
+
+def test_the_canary_of_an_epoch_rolled_back_is_not_the_end_of_the_other_models_incident(
+    conn: database.Connection,
+) -> None:
+    first, live, canary = (register(conn, limit) for limit in (STABLE_LIMIT, BAD_LIMIT, STABLE_LIMIT + 1))
+    deploy(conn, first)
+    deploy(conn, live, first)
+    traffic = Traffic(conn)
+    deployments.deploy(
+        conn, deployments.with_canary(deployments.current(conn).routing, *canary, 0.05), "ann", "a canary"
+    )
+    incident = incidents.raise_by_hand(conn, live[0], "ann", "people are withheld")
+    rollback.roll_back(conn, canary[0], "bob", "another matter")
+    assert versions_of(deployments.current(conn).routing) == live
+    traffic.append(20)
+    steps.advance(conn, MANUAL, "tests")
+    assert status(conn, incident) is Status.RAISED
+    rollback.roll_back_incident(conn, incident, "ann", "they are")
+    assert versions_of(deployments.current(conn).routing) == first
+    assert status(conn, incident) is Status.ROLLED_BACK
+
+
 def test_rolling_back_a_model_that_is_not_live_names_what_is(conn: database.Connection) -> None:
     deploy(conn, register(conn, BAD_LIMIT))
     with pytest.raises(errors.Refused, match="model 77 is not live: epoch 1 routes to 1"):
@@ -474,6 +535,31 @@ def test_a_small_correction_above_a_cap_is_proposed_to_people_once_and_never_pub
     assert status(conn, incident) is Status.PUBLISHED
     steps.advance(conn, day_is_full, AUTOMATIC)
     assert len(log.read(conn, kinds=[PUBLICATION_PROPOSED])) == 1
+
+
+def test_a_small_correction_that_no_comparison_mends_is_left_to_people(conn: database.Connection) -> None:
+    traffic, _, bad = bad_deployment(conn, batches=4)
+    traffic.append(50, late=2)
+    incident = incidents.raise_incident(conn, deployments.current(conn).epoch, bad[0], {}, "tests")
+    assert incident is not None
+    steps.advance(conn, Policy(), AUTOMATIC)
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    compared = steps.finish(conn, run_id, AUTOMATIC)
+    assert compared is not None and compared.summary["carried"] == 2
+    stated = sparse.plan(
+        conn, [sparse.Correction(traffic.ids[-60], "undecided", "disputed")], actor="ann", reason="disputed"
+    )
+    digest = publishing.compare(conn, stated.run_id, "ann").digest
+    publishing.publish(conn, stated.run_id, digest, "bob", "looked at")
+    for _ in range(4):  # each is a tick of the sweep
+        steps.advance(conn, Policy(auto_publish_gross_micros=10**15), AUTOMATIC)
+    assert status(conn, incident) is Status.COMPARED
+    [proposed] = log.read(conn, kinds=[PUBLICATION_PROPOSED])
+    assert "carries decisions that run" in proposed.reason and "plan again" in proposed.reason
+    of_run = "SELECT count(*) FROM comparisons WHERE run_id = %s"
+    assert conn.execute(of_run, (run_id,)).fetchone() == (2,)
 
 
 def test_the_timeline_tells_everything_that_happened_about_an_incident(conn: database.Connection) -> None:
@@ -574,12 +660,26 @@ def test_a_publication_is_not_refused_because_somebody_else_moved_its_incident(c
     assert status(conn, incident) is Status.PUBLISHED
 
 
+def test_the_incident_of_a_model_that_decided_nothing_is_closed(conn: database.Connection) -> None:
+    stable, bad = register(conn, STABLE_LIMIT), register(conn, BAD_LIMIT)
+    deploy(conn, stable)
+    Traffic(conn).append(20)
+    incident = incidents.raise_incident(conn, deploy(conn, bad, stable), bad[0], {}, "tests")
+    assert incident is not None
+    for _ in range(2):
+        steps.advance(conn, Policy(), "tests")
+    assert status(conn, incident) is Status.ABANDONED
+    assert versions_of(deployments.current(conn).routing) == stable
+    assert incidents.timeline(conn, incident.incident_id)[-1].reason == "its model decided no click: nothing to replay"
+
+
 def test_an_incident_that_cannot_be_helped_does_not_hold_up_the_others(conn: database.Connection) -> None:
-    _, _, bad = bad_deployment(conn)
+    traffic, _, bad = bad_deployment(conn)
     hopeless = incidents.raise_incident(conn, deployments.current(conn).epoch, 999, {}, "tests")
     assert hopeless is not None
     rollback.roll_back(conn, bad[0], "tests")
     again = deploy(conn, bad, register(conn, STABLE_LIMIT + 1))
+    traffic.append(20)
     incident = incidents.raise_incident(conn, again, bad[0], {}, "tests")
     assert incident is not None
     steps.advance(conn, Policy(), "tests")

@@ -7,7 +7,7 @@ import pytest
 from decided_traffic import STABLE_LIMIT, Traffic, deploy, register
 
 from clickledger.ledger import database, deployments, log
-from clickledger.recovery import pages, paging, ticks
+from clickledger.recovery import pages, paging, rollback, ticks
 from clickledger.recovery.paging import Minute, Reading, Standing
 
 WEEK_MINUTES = 7 * 24 * 60
@@ -131,6 +131,24 @@ def test_a_page_is_an_entry_once_and_another_one_when_it_is_over(conn: database.
     pages.page(conn, "tests", now)
     assert not any(state.open for state, _ in pages.standing(conn).values())
     assert len(log.read(conn, kinds=[pages.CLEARED])) == len(paged)
+
+
+def test_weeks_that_were_rolled_back_are_no_silence(conn: database.Connection) -> None:
+    stable, bad = register(conn, STABLE_LIMIT), register(conn, STABLE_LIMIT - 1)
+    deploy(conn, stable)
+    revoked = deploy(conn, bad, stable)
+    traffic = Traffic(conn)
+    for _ in range(3):
+        traffic.append(400)
+    rollback.roll_back(conn, bad[0], "tests")
+    ticks.fold(conn, ticks.Rules(60.0, 0.0))
+    rows = ticks.between(conn, 1, log.head(conn).position + 1, ticks.Rules(60.0, 0.0))
+    now = rows[0].at // 60 * 60 + 3 * 3600
+    keep(conn, rows, now, [(week, 1.0) for week in range(5)])
+    conn.execute(
+        "UPDATE signal_ticks SET deployment_epoch = %s WHERE at < to_timestamp(%s) - interval '10 days'", (revoked, now)
+    )
+    assert [r for r in pages.look(conn, now) if r.signal == "rate" and r.evidence > 0] == []
 
 
 def keep(conn: database.Connection, rows: list[ticks.Row], now: float, weeks: list[tuple[int, float]]) -> None:

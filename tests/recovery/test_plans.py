@@ -12,7 +12,7 @@ from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, Versions, bad_depl
 
 from clickledger import errors
 from clickledger.ledger import comparison, database, deployments, log, publication, rebuild, runs
-from clickledger.recovery import incidents, plans, preview, publishing, replay, rollback, steps, working
+from clickledger.recovery import incidents, plans, preview, publishing, replay, rollback, sampling, steps, working
 from clickledger.recovery.plans import Plan, What
 from clickledger.recovery.working import Worker
 from clickledger.scoring import rescore
@@ -232,6 +232,36 @@ def test_a_preview_of_everything_is_exact(conn: database.Connection) -> None:
             assert sum(i.value for i in by_currency.values()) == pytest.approx(money(column, group))
     assert shown.not_replayed == {"undecided: late": 5}
     assert 0 < shown.seconds.shortest <= shown.seconds.value <= shown.seconds.longest
+
+
+def test_a_sample_that_shows_no_flip_does_not_say_that_there_are_none() -> None:
+    sample = [sampling.Unit(500, 0, 3, 0, {"EUR": 0}, {}, {}) for _ in range(40)]
+    found = sampling.estimate(sample, 2_000, 1_000_000)
+    assert (found.to_valid.value, found.to_valid.low) == (0.0, 0.0)
+    assert found.to_valid.high == pytest.approx(1_000_000 * (1 - 0.05 ** (1 / 40)))
+    assert found.to_invalid.value == pytest.approx(6_000)
+    whole = sampling.estimate(sample, 40, 20_000)
+    assert whole.to_valid == (0.0, 0.0, 0.0)
+
+
+def test_an_incident_is_replayed_from_where_its_calibration_came_into_force(conn: database.Connection) -> None:
+    traffic, stable, bad = bad_deployment(conn, batches=2)
+    again = bad[0], deployments.set_calibration(conn, bad[0], {"*": -1.0}, {}, "tests")
+    began = deployments.deploy(conn, deployments.with_canary(deployments.current(conn).routing, *again, 0.05), "tests")
+    first = deployments.current(conn).position
+    traffic.append(100)
+    for _ in range(2):  # the second of them for another reason
+        began = deploy(conn, again, stable)
+        traffic.append(100)
+    incident = incidents.raise_incident(conn, began, bad[0], {}, "tests")
+    assert incident is not None
+    plan = plans.for_incident(conn, incident.incident_id)
+    assert (plan.lo, plan.hi) == (first, log.head(conn).position + 1)
+    assert plan.row_count == 300
+    deploy(conn, stable)
+    deploy(conn, again, stable)
+    back = incidents.raise_incident(conn, deployments.current(conn).epoch, bad[0], {}, "tests")
+    assert back is not None and plans.for_incident(conn, back.incident_id).lo == deployments.current(conn).position
 
 
 def test_a_preview_of_a_sample_covers_the_truth(conn: database.Connection) -> None:

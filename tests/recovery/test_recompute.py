@@ -17,7 +17,7 @@ from live_clicks import START_MS, click
 from clickledger import errors
 from clickledger.console import provenance_text
 from clickledger.ledger import append, audit, comparison, database, deployments, log, provenance, publication, runs
-from clickledger.recovery import plans, publishing, recounting, replay, steps, working
+from clickledger.recovery import plans, preview, publishing, recounting, replay, steps, working
 from clickledger.recovery.plans import What
 from clickledger.recovery.working import Worker
 from clickledger.scoring import counters, feature_replay, feature_spec, rescore, transform
@@ -203,6 +203,15 @@ def test_a_later_part_of_a_range_is_counted_with_the_longest_window_before_it(
     assert decided(conn, run) == [row for row in expected(conn, made) if row[0] in ids]
 
 
+def test_a_preview_counts_whole_chunks_again(conn: database.Connection, redis_client: redis.Redis) -> None:
+    made = world(conn, redis_client)
+    plan = plans.for_positions(
+        conn, made.positions[0], made.positions[-1] + 1, What((runs.OWN, runs.OWN), mode=runs.RECOMPUTE)
+    )
+    shown = preview.preview(conn, plan)
+    assert shown.chunks == 1 and shown.estimate.sampled_clicks == shown.clicks
+
+
 def test_clicks_that_were_never_counted_and_those_whose_order_is_lost_are_named(
     conn: database.Connection, redis_client: redis.Redis
 ) -> None:
@@ -216,7 +225,7 @@ def test_clicks_that_were_never_counted_and_those_whose_order_is_lost_are_named(
     named = "SELECT reason, carried, count(*) FROM delayed_decisions WHERE run_id = %s AND reason <> '' GROUP BY 1, 2"
     assert sorted(conn.execute(named, (run.run_id,)).fetchall()) == [
         (recounting.ORDER_LOST, True, 2),
-        ("late", False, 5),
+        ("late", True, 5),
     ]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from decided_traffic import BAD_LIMIT, DAY_MS, STABLE_LIMIT, START_MS, Traffic, bad_deployment, deploy, register
 
-from clickledger.ledger import database, deployments, log
+from clickledger.ledger import append, database, deployments, log
 from clickledger.recovery import known_customers, signals, ticks
 from clickledger.recovery.ticks import Rules
+from clickledger.scoring import feature_spec
 
 RULES = Rules(0.05, 0.0)
 
@@ -78,6 +81,20 @@ def test_users_of_hot_sessions_are_told_by_their_snapshots(conn: database.Connec
     bad_deployment(conn, before=0, batches=1, clicks=300)
     counts = counted(ticks.between(conn, 1, log.head(conn).position + 1, Rules(1e6, 0.0)))
     assert sum(n for (_, name), n in counts.items() if name == "hot") == 0
+
+
+@pytest.mark.parametrize("schema", sorted(feature_spec.SCHEMAS))
+def test_hot_sessions_are_told_in_snapshots_of_every_schema(conn: database.Connection, schema: int) -> None:
+    deploy(conn, register(conn, STABLE_LIMIT))
+    traffic = Traffic(conn)
+    made = traffic.batch(10, schema=schema)
+    features = np.ones((10, len(feature_spec.SCHEMAS[schema])), np.int32)
+    features[:4, feature_spec.INDEX["user_session_clicks_1h"]] = ticks.SESSION_CLICKS_MAX + 1
+    snapshots = [row.astype("<i4").tobytes() for row in features]
+    append.append(conn, dataclasses.replace(made, features=snapshots), actor="tests")
+    counts = counted(ticks.between(conn, 1, log.head(conn).position + 1, Rules(1e6, 0.0)))
+    assert sum(n for (_, name), n in counts.items() if name == "clicks") == 10
+    assert sum(n for (_, name), n in counts.items() if name == "hot") == 4
 
 
 def test_ticks_that_no_baseline_reads_are_forgotten(conn: database.Connection) -> None:
