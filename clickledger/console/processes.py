@@ -22,6 +22,7 @@ import psutil
 
 from clickledger.console.account import Account
 from clickledger.errors import Unavailable
+from clickledger.settings import PREFIX
 
 LOG_BYTES_MAX = 32 * 1024 * 1024
 POLL_SECONDS = (0.01, 0.25)  # first and longest pause between two looks
@@ -112,8 +113,11 @@ def spawn(
 ) -> Process:
     """Start `command` in `folder`, detached, as `account` (None: as the caller), output appended to `log`.
 
-    Raises `Unavailable` when it cannot be executed.
+    Without an `environment` it gets ours but for our settings: keys are among them, and a server may be another's to
+    look into. Raises `Unavailable` when it cannot be executed.
     """
+    if environment is None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     _rotate(log)
     with log.open("ab") as output:
         try:

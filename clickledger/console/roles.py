@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -28,10 +29,8 @@ from clickledger.settings import PREFIX, Settings, broker_url
 
 HEARTBEAT_KEY = "cl:heartbeat:"
 CELERY_APP = "clickledger.recovery.celery_app"
-RECOVERY_QUEUES, TRAINING_QUEUE = (
-    "cl:recovery,cl:replay",
-    "cl:training",
-)  # as there; importing it costs as much as a start
+# As there; importing it costs as much as a start.
+RECOVERY_QUEUES, TRAINING_QUEUE = "cl:recovery,cl:replay", "cl:training"
 KILL = (signal.SIGKILL, 10.0)
 
 
@@ -105,7 +104,12 @@ def environment(settings: Settings, role: Role) -> dict[str, str]:
     paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     inherited = {name: value for name, value in os.environ.items() if name != f"{PREFIX}CONFIG"}
     always = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
-    return {**inherited, **own, **always, f"{PREFIX}PROCESS": role.name}
+    return {**inherited, **own, **always, f"{PREFIX}PROCESS": worker_name(role)}
+
+
+def worker_name(role: Role) -> str:
+    """What a process calls itself: scoring workers of several hosts may serve one stream, each under its own name."""
+    return f"{role.name}@{socket.gethostname()}" if role.readiness is Readiness.HEARTBEAT else role.name
 
 
 def _stated(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -118,7 +122,7 @@ def _stated(settings: Settings) -> Iterator[tuple[str, str]]:
 def forget_heartbeat(settings: Settings, role: Role) -> None:
     """Remove what a predecessor of the same name left, lest it count for the new process."""
     with _client(settings) as client:
-        client.delete(HEARTBEAT_KEY + role.name)
+        client.delete(HEARTBEAT_KEY + worker_name(role))
 
 
 def ready(settings: Settings, role: Role, http_url: str | None) -> bool:
@@ -137,7 +141,7 @@ def ready(settings: Settings, role: Role, http_url: str | None) -> bool:
 def _beats(settings: Settings, role: Role) -> bool:
     try:
         with _client(settings) as client:
-            return bool(client.exists(HEARTBEAT_KEY + role.name))
+            return bool(client.exists(HEARTBEAT_KEY + worker_name(role)))
     except redis.RedisError:
         return False
 

@@ -6,9 +6,10 @@ files and command lines, never by the runtime file, which a crash may have left 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -20,6 +21,7 @@ from clickledger.errors import InvalidInput, Unavailable
 from clickledger.settings import Settings
 
 START_SECONDS_MAX = 60.0
+IN_QUERY = re.compile(r"([?&][^=&#]*password[^=&#]*=)[^&#]*", re.IGNORECASE)
 REDIS_VERSION_MIN = 7  # the first with functions; Valkey reports 7 and more
 
 
@@ -143,10 +145,9 @@ def _pid(process: Process | None) -> int | None:
 
 def without_password(url: str) -> str:
     """The address as it may be shown."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+    password = urlsplit(url).password
+    shown = url.replace(f":{password}@", ":***@") if password else url
+    return IN_QUERY.sub(r"\1***", shown)
 
 
 def postgres_place(place: Home, owner: account.Account | None) -> postgres.Place:
@@ -169,6 +170,6 @@ def attach(settings: Settings) -> Settings:
         if len(missing) == 1:
             raise Unavailable(f"no local server runs under {settings.home}: expected CLICKLEDGER_{missing[0]} as well")
         raise Unavailable(
-            f"nothing runs under {settings.home}: name another folder by --home, or start it: clickledger up"
+            f"nothing runs under {settings.home}: name another folder by --home, or start it with: clickledger up"
         )
     return settings.model_copy(update={"database_url": database_url, "redis_url": redis_url})

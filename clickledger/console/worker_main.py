@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -53,7 +54,7 @@ def configuration(settings: Settings) -> WorkerConfig:
         with database.connect(database_url, role=Role.REPLAYER) as conn:
             bootstrap.ensure_first_deployment(conn)
     return WorkerConfig(
-        name=os.environ.get(f"{settings_.PREFIX}PROCESS") or f"scoring-{socket.gethostname()}-{os.getpid()}",
+        name=os.environ.get(f"{settings_.PREFIX}PROCESS") or f"scoring-{socket.gethostname()}-{secrets.token_hex(4)}",
         database_url=database_url,
         redis_url=str(settings.redis_url),
         batch_clicks_max=settings.worker_batch_clicks_max,

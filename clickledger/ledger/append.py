@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from psycopg.pq import TransactionStatus
 
@@ -28,10 +28,10 @@ APPEND_BATCH = """
 # Each table for itself, put together here: whatever a planner without statistics would join them by, it may read all of
 # one side for every row of the other.
 SELECT_FIRST = """
-    SELECT click_id, intake_digest, NULL::bigint, NULL, NULL, NULL::integer
+    SELECT click_id, intake_digest, seq, NULL::bigint, NULL, NULL, NULL::integer
     FROM clicks WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(low)s AND %(high)s
     UNION ALL
-    SELECT click_id, NULL, log_position, verdict::text, reason, deployment_epoch
+    SELECT click_id, NULL, NULL, log_position, verdict::text, reason, deployment_epoch
     FROM decisions WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(low)s AND %(high)s"""
 KNOWN_CONFLICTS = "SELECT click_id, intake_digest FROM conflicts WHERE click_id = ANY (%s)"
 INSERT_CONFLICT = "INSERT INTO conflicts VALUES (%s, %s, %s)"
@@ -63,12 +63,13 @@ _looking: dict[Place, int] = {}  # batches still to look first
 
 
 class Decision(NamedTuple):
-    """The first decision of a click that was already known."""
+    """The first decision of a click that was already known, and the number it was counted under (0: it was not)."""
 
     log_position: int
     verdict: str
     reason: str
     deployment_epoch: int
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +139,12 @@ def append_prepared(
     return answer(conn, this.batch, position, recorded_at, new_rows, actor=actor)
 
 
-def reject(conn: database.Connection, click_id: uuid.UUID, seq: int, counter_epoch: int, *, actor: str) -> log.Entry:
-    """Say of a click that was counted as `seq` that it is refused: audits then miss no number. The entry."""
-    payload = {"counter_epoch": counter_epoch, "clicks": [{"click_id": str(click_id), "seq": seq}]}
-    return log.record(conn, "clicks_rejected", payload, actor)
+def reject(
+    conn: database.Connection, counted: Sequence[tuple[bytes, int]], counter_epoch: int, *, actor: str
+) -> log.Entry:
+    """Say of clicks that were counted under a number each that no click has it: audits then miss none. The entry."""
+    clicks = [{"click_id": str(uuid.UUID(bytes=click_id)), "seq": seq} for click_id, seq in counted]
+    return log.record(conn, "clicks_rejected", {"counter_epoch": counter_epoch, "clicks": clicks}, actor)
 
 
 def in_id_order(click_id: Sequence[bytes]) -> list[int]:
@@ -230,18 +233,20 @@ def _explain(conn: database.Connection, batch: Batch, new_rows: set[int]) -> tup
         "high": uuid.UUID(bytes=ids[-1]),
     }
     # Unprepared: planned with these very bounds, so that days they do not touch are neither planned nor locked.
-    digests: dict[bytes, bytes] = {}
-    decisions: dict[bytes, Decision] = {}
-    for click_id, digest, *decision in conn.execute(SELECT_FIRST, bounds, prepare=False, binary=True):
+    clicks: dict[bytes, tuple[bytes, int]] = {}
+    decisions: dict[bytes, list[Any]] = {}
+    for click_id, digest, seq, *decision in conn.execute(SELECT_FIRST, bounds, prepare=False, binary=True):
         if digest is None:
-            decisions[click_id.bytes] = Decision(*decision)
+            decisions[click_id.bytes] = decision
         else:
-            digests[click_id.bytes] = digest
+            clicks[click_id.bytes] = digest, seq
     outcome = ["new"] * len(batch)
     first = {}
     for i in others:
-        first[i] = decisions[batch.click_id[i]]
-        outcome[i] = "repeat" if digests[batch.click_id[i]] == batch.intake_digest[i] else "conflict"
+        digest, seq = clicks[batch.click_id[i]]
+        position, verdict, reason, epoch = decisions[batch.click_id[i]]
+        first[i] = Decision(position, verdict, reason, epoch, seq)
+        outcome[i] = "repeat" if digest == batch.intake_digest[i] else "conflict"
     return outcome, first
 
 

@@ -227,17 +227,21 @@ class _Audit:
     def conclude(self, head: log.Head) -> None:
         """What is left once all rows were read."""
         self._report.note("digests", audit_rows.strays(self._conn, head.position))
-        self._report.note(COUNTING_ORDER, self._counting_faults(head))
+        faults, lost = self._counting_faults(head)
+        self._report.note(COUNTING_ORDER, faults)
+        self._report.notes += lost
         self._report.overrides = audit_authority.overrides(self._conn)
         self._report.notes += audit_money.unused(self._conn) + departure.unused(self._conn)
         self._report.notes += audit_definitions.unverified(self._conn)
 
-    def _counting_faults(self, head: log.Head) -> list[str]:
+    def _counting_faults(self, head: log.Head) -> tuple[list[str], list[str]]:
+        """What is wrong with the counting order, and notes of what is not."""
         runs = audit_counting.joined(self._seqs)
         if not len(runs.first):
-            return []
+            return [], []
         twice, gaps = audit_counting.faults(runs)
-        return twice + audit_counting.missing(self._conn, gaps, head.recorded_at.isoformat(), self._gone)
+        missing, lost = audit_counting.missing(self._conn, gaps, head.recorded_at.isoformat(), self._gone)
+        return twice + missing, lost
 
 
 def tasks_of_whole(conn: database.Connection) -> Iterator[Task]:

@@ -1,6 +1,8 @@
 """The counting order: every number a counted click got, used once, none missing among those that were appended.
 
-A click that was counted and that the database then refused is in no batch: an entry says which number was its own.
+A click that was counted and that the database then refused is in no batch: an entry says which number was its own. What
+was counted and not appended when counters were lost, or given up for others, is counted again under other numbers: the
+entry that began the next counter epoch says from which number on.
 
 A task's numbers come as runs, [first, last] without a gap, since they are nearly in order: few, however many clicks.
 """
@@ -25,7 +27,20 @@ _POSITION, _COUNTED = slice(6, 14), slice(110, 170)
 _COUNTING = np.dtype(
     {"names": ["seq", "epoch"], "formats": [">i8", ">i4"], "offsets": [0, 56], "itemsize": 60}
 )  # between them lie intake_digest and feature_schema
+RESTORED = (
+    "counters_restored"  # kind of the entry that begins a counter epoch, and says what was kept of the one before
+)
 SETTLED = "SELECT count(*) FROM log WHERE position = %s AND recorded_at < %s::timestamptz - interval '1 minute'"
+
+
+class Gap(NamedTuple):
+    """Numbers missing within a counter epoch: those between `before` and `after`, which two entries hold."""
+
+    before: int
+    after: int
+    position_before: int
+    position_after: int
+    epoch: int
 
 
 class Runs(NamedTuple):
@@ -63,8 +78,8 @@ def joined(parts: list[Runs]) -> Runs:
     return Runs(first[firsts], last[lasts], epoch[firsts], first_position[firsts], last_position[lasts])
 
 
-def faults(runs: Runs) -> tuple[list[str], list[tuple[int, int, int, int]]]:
-    """Numbers used twice, in words, and gaps within an epoch: (last before, first after, entry before, entry after)."""
+def faults(runs: Runs) -> tuple[list[str], list[Gap]]:
+    """Numbers used twice, in words, and gaps within an epoch."""
     reached = np.maximum.accumulate(runs.last)[:-1]
     again = np.flatnonzero(runs.first[1:] <= reached) + 1
     twice = [
@@ -72,28 +87,54 @@ def faults(runs: Runs) -> tuple[list[str], list[tuple[int, int, int, int]]]:
         for i in again[:FAILURES_MAX]
     ]
     gaps = np.flatnonzero((runs.first[1:] > reached + 1) & (runs.epoch[1:] == runs.epoch[:-1])) + 1
-    ends = runs.last, runs.first, runs.last_position, runs.first_position
-    return twice, [(int(ends[0][i - 1]), int(ends[1][i]), int(ends[2][i - 1]), int(ends[3][i])) for i in gaps]
+    return twice, [
+        Gap(
+            int(runs.last[i - 1]), int(runs.first[i]), int(runs.last_position[i - 1]), int(runs.first_position[i]),
+            int(runs.epoch[i]),
+        )
+        for i in gaps
+    ]  # fmt: skip
 
 
-def missing(conn: database.Connection, gaps: list[tuple[int, int, int, int]], at: str, gone: Gone) -> list[str]:
-    """The gaps that are faults: the click before one was appended a minute before `at`, and nothing explains it.
+def missing(conn: database.Connection, gaps: list[Gap], at: str, gone: Gone) -> tuple[list[str], list[str]]:
+    """The gaps that are faults: the click before one was appended a minute before `at`, and nothing explains it; notes.
 
-    What explains one: lines that are gone there, and clicks that the log says were refused.
+    What explains one: lines that are gone there, clicks that the log says were refused, and numbers that were lost with
+    their counters before their clicks were appended, of which a note tells.
     """
     failures: list[str] = []
-    rejected = _rejected(conn) if gaps else []
-    for before, after, position, next_position in gaps:
+    notes: list[str] = []
+    rejected, lost_from = (_rejected(conn), _lost_from(conn)) if gaps else ([], {})
+    for gap in gaps:
         if len(failures) == FAILURES_MAX:
             break
-        settled = conn.execute(SETTLED, (position, at)).fetchone()
+        settled = conn.execute(SETTLED, (gap.position_before, at)).fetchone()
         if not settled or not settled[0]:
             continue
-        lo, hi = min(position, next_position), max(position, next_position) + 1
-        refused = bisect_left(rejected, after) - bisect_left(rejected, before + 1)
-        if sum(map(len, gone(conn, lo, hi).values())) + refused < after - before - 1:
-            failures.append(f"entry {position}: expected seq {before + 1} next to {before}, got {after}")
-    return failures
+        lo, hi = sorted((gap.position_before, gap.position_after))
+        wanted = gap.after - gap.before - 1
+        wanted -= sum(map(len, gone(conn, lo, hi + 1).values()))
+        wanted -= bisect_left(rejected, gap.after) - bisect_left(rejected, gap.before + 1)
+        lost = max(0, gap.after - max(gap.before + 1, lost_from.get(gap.epoch, gap.after)))
+        if wanted > lost:
+            told = f"expected seq {gap.before + 1} next to {gap.before}, got {gap.after}"
+            failures.append(f"entry {gap.position_before}: {told}")
+        elif wanted > 0 and len(notes) < FAILURES_MAX:
+            notes.append(
+                f"entry {gap.position_before}: seq {gap.before + 1} to {gap.after - 1} were lost with the counters of "
+                f"epoch {gap.epoch} before their clicks were appended"
+            )
+    return failures, notes
+
+
+def _lost_from(conn: database.Connection) -> dict[int, int]:
+    """By counter epoch that has ended, the first number that nobody remembers: what bore it was counted anew."""
+    entries = log.read(conn, kinds=[RESTORED], limit=log.NO_LIMIT)
+    kept = {
+        int(e.payload["counter_epoch"]) - 1: e.payload.get("kept") or {} for e in entries if e.payload.get("kept_used")
+    }
+    ended = {int(e.payload["counter_epoch"]) - 1 for e in entries}
+    return {epoch: int(kept[epoch].get("seq", 0)) + 1 if epoch in kept else 0 for epoch in ended}
 
 
 def _rejected(conn: database.Connection) -> list[int]:

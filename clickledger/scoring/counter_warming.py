@@ -48,7 +48,11 @@ class _Building:
 
     def apply(self, rows: Sequence[CountedClick]) -> None:
         """Count logged clicks again, in the order of their seq."""
-        self.counter.restore([row.click for row in rows], [row.seq for row in rows])
+        restored = self.counter.restore([row.click for row in rows], [row.seq for row in rows])
+        if any(restored.reason):  # somebody else writes into the same set: it holds less than was read
+            raise errors.LostCounters(
+                f"counter epoch {self.epoch}: expected to be the only one who rebuilds {self.prefix}"
+            )
         self.seq, self.clicks = rows[-1].seq, self.clicks + len(rows)
         # What is counted after these is at most so much older.
         clock_ms = max(row.click.event_time_ms for row in rows)

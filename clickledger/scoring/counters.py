@@ -33,6 +33,7 @@ from clickledger.scoring.click import Click
 REASONS = ("", "late", "future", "kept")  # by their code in a row
 _RECORD_TTL_MS = 30 * feature_spec.HOUR_MS
 _RECORD_TTL_LAG_MS_MAX = 7 * 24 * feature_spec.HOUR_MS
+_EXPIRY_STEP_MS = 30 * feature_spec.MINUTE_MS  # of the counting clock, by which it is kept when records expire
 PREFIXES = ("cl:", "cl:b:")  # of the two sets of counters
 _RECORDS = ("state", "seen:*", "u:*", "i:*")  # keys of a set, after its prefix
 _ROW_DTYPE = np.dtype([("features", "<i4", (len(feature_spec.FEATURES),)), ("seq", "<f8"), ("reason", "u1")])
@@ -176,6 +177,7 @@ def _lua_constants() -> Iterator[str]:
     for code, reason in enumerate(REASONS):
         yield f"local REASON_{reason.upper() or 'COUNTED'} = {code}"
     yield f"local RECORD_TTL_MS, RECORD_TTL_LAG_MS_MAX = {_RECORD_TTL_MS}, {_RECORD_TTL_LAG_MS_MAX}"
+    yield f"local EXPIRY_STEP_MS = {_EXPIRY_STEP_MS}"
     yield f"local FEATURE_COUNT = {len(feature_spec.FEATURES)}"
     yield f"local ROW_FORMAT = '<{'i4' * len(feature_spec.FEATURES)}dB'"
     yield "local CLICK_FORMAT = '<c16c16c16ddI2I2I2BBbB'"  # feature_spec.CLICK_FORMAT as Lua's struct spells it

@@ -22,6 +22,7 @@ from clickledger.scoring.click import Click
 from clickledger.scoring.stream import Answer
 
 BLOCK_MS = 200
+LOOK_SECONDS = 1.0  # between looks for other workers, while there was one
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Exchange:
         self._name = f"{stream.REPLIES_PREFIX}{secrets.token_hex(8)}"
         self._in_flight: dict[int, int] = {}  # index -> event time, in the order sent
         self._next = 0
-        self._answered_at = self._checked_at = time.monotonic()
+        self._answered_at = self._checked_at = self._looked_at = time.monotonic()
         self._span_ms: int | None = None
         self._open()
 
@@ -71,6 +72,7 @@ class _Exchange:
     def step(self) -> list[tuple[int, Answer]]:
         """Fill up what is on its way, then take answers; reconnects when the server went away."""
         try:
+            self._look_for_others()
             self._fill()
             answers = self._replies.read(BLOCK_MS)
             found = [(int(a.key), a) for a in answers if self._in_flight.pop(int(a.key), None) is not None]
@@ -97,6 +99,12 @@ class _Exchange:
         self._replies = stream.Replies(self._client, self._name)
         # Once bounded it stays so: a server that came back knows no heartbeats yet, and the workers are still several.
         self._span_ms = self._span_ms or self._allowed_span_ms()
+
+    def _look_for_others(self) -> None:
+        """A worker that joins while one had all clicks to itself would count newer ones before it."""
+        if self._span_ms is None and time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            self._span_ms = self._allowed_span_ms()
 
     def _allowed_span_ms(self) -> int | None:
         try:

@@ -6,10 +6,13 @@
 --   clock is more than LATE_MS further: whoever brings it later is refused as late, never counted again.
 -- * seq grows by one with each counted click; the counting clock never goes back.
 -- * A call names its counter epoch and is refused when another one is in force.
+-- * Records expire by the server's clock, windows move by the counting clock. Where clicks come in long after they
+--   happened, records that a window still needs may expire while none come: the set is given up then, not counted on.
 --
 -- Keys (one server, no cluster: record keys follow from the clicks), each after the prefix of its counter set, which is
 -- what the one key that a call is given has before 'state': one set counts, another may be rebuilt beside it
---   state          hash: schema, epoch, seq, clock_ms (the last t_c), seen_generation, seen_since_ms, seen_clock_ms
+--   state          hash: schema, epoch, seq, clock_ms (the last t_c), seen_generation, seen_since_ms, seen_clock_ms,
+--                  expiry_step and expiries: by step of t_c when the first records written in it expire
 --   seen:0 and 1   hash: click id -> msgpack row. One generation is current; the other is dropped whole when the
 --                  current one has been open for long enough, and becomes the current one
 --   u:<user_key>   user record, i:<ip_key> ip record
@@ -34,7 +37,7 @@ end
 
 local function read_state(prefix)
   local kept = redis.call('HMGET', prefix .. 'state', 'schema', 'epoch', 'seq', 'clock_ms',
-    'seen_generation', 'seen_since_ms', 'seen_clock_ms')
+    'seen_generation', 'seen_since_ms', 'seen_clock_ms', 'expiry_step')
   if not kept[1] then return nil end
   return {
     schema = tonumber(kept[1]),
@@ -44,6 +47,7 @@ local function read_state(prefix)
     seen_generation = tonumber(kept[5]),
     seen_since_ms = tonumber(kept[6]),
     seen_clock_ms = tonumber(kept[7]),
+    expiry_step = kept[8] and tonumber(kept[8]) or nil,
   }
 end
 
@@ -192,20 +196,54 @@ end
 
 local function write_records(records, pack_record, ttl_ms)
   for key, record in pairs(records) do
-    redis.call('SET', key, pack_record(record), 'PX', ttl_ms)
+    redis.call('SET', key, pack_record(record), 'PX', string.format('%.0f', ttl_ms))
   end
 end
 
 -- While old clicks are imported the counting clock lags behind; their records must outlast a pause of the import.
 local function record_ttl_ms(call)
   local lag_ms = call.now_ms - call.state.clock_ms
-  return string.format('%.0f', RECORD_TTL_MS + math.min(math.max(lag_ms, 0), RECORD_TTL_LAG_MS_MAX))
+  return RECORD_TTL_MS + math.min(math.max(lag_ms, 0), RECORD_TTL_LAG_MS_MAX)
+end
+
+-- {step of t_c, when the first records written in it expire} of all steps that a window may reach into.
+local function read_expiries(prefix)
+  local raw = redis.call('HGET', prefix .. 'state', 'expiries')
+  return raw and cmsgpack.unpack(raw) or {}
+end
+
+local function is_needed(step, clock_ms)
+  return (step + 1) * EXPIRY_STEP_MS > clock_ms - LONGEST_WINDOW_MS - LATE_MS
+end
+
+-- Within a step the counting clock may pass the server's by one step at most, and what is written then expires earlier.
+local function note_expiry(call, ttl_ms)
+  local state = call.state
+  local step = bucket(state.clock_ms, EXPIRY_STEP_MS)
+  if step == state.expiry_step then return end
+  local kept = {}
+  for _, noted in ipairs(read_expiries(call.prefix)) do
+    if noted[1] ~= step and is_needed(noted[1], state.clock_ms) then kept[#kept + 1] = noted end
+  end
+  kept[#kept + 1] = { step, call.now_ms + ttl_ms - EXPIRY_STEP_MS }
+  redis.call('HSET', call.prefix .. 'state', 'expiries', cmsgpack.pack(kept))
+  state.expiry_step = step
+end
+
+-- Whether records that a window of the next clicks reaches into may have expired. Where clicks come in time they cannot.
+local function has_expired(prefix, state, now_ms)
+  if now_ms - state.clock_ms <= HOUR_MS then return false end
+  for _, noted in ipairs(read_expiries(prefix)) do
+    if is_needed(noted[1], state.clock_ms) and now_ms >= noted[2] then return true end
+  end
+  return false
 end
 
 local function write_back(call)
   if #call.new_rows == 0 then return end
   local ttl_ms = record_ttl_ms(call)
   turn_seen(call)
+  note_expiry(call, ttl_ms)
   redis.call('HSET', seen_key(call.prefix, call.state.seen_generation), unpack(call.new_rows))
   write_records(call.users, pack_user, ttl_ms)
   write_records(call.ips, pack_ip, ttl_ms)
@@ -226,12 +264,17 @@ local function run_call(keys, args, restoring)
   local state, epoch = read_state(prefix), tonumber(args[1])
   local refused = refusal(state, epoch)
   if refused then return refused end
+  local now_ms = server_time_ms()
+  if not restoring and has_expired(prefix, state, now_ms) then
+    redis.call('UNLINK', prefix .. 'state') -- whoever settles finds no counters, and makes them again from the log
+    return redis.error_reply(string.format('CLEPOCH expected the records of counter epoch %d, got expired ones', epoch))
+  end
   local clicks = parse_clicks(args[2])
   if #clicks < 1 or #clicks > CALL_CLICKS_MAX then
     return redis.error_reply(string.format('CLINPUT expected 1 to %d clicks, got %d', CALL_CLICKS_MAX, #clicks))
   end
   local call = {
-    prefix = prefix, state = state, restoring = restoring, now_ms = server_time_ms(),
+    prefix = prefix, state = state, restoring = restoring, now_ms = now_ms,
     users = {}, ips = {}, known_rows = restoring and {} or recall_rows(prefix, clicks), new_rows = {},
   }
   local rows, answer = {}, restoring and restore_click or answer_click

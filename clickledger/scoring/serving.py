@@ -17,7 +17,6 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from uuid import UUID
 
 import redis
 
@@ -142,6 +141,7 @@ class Serving:
             counts, batch, appended = self._appended(clicks, counts, prepared)
         except errors.InvalidInput as error:
             return self._conclude_apart(messages, error)
+        self._account_for_twice_counted(batch, counts.epoch, appended)
         now_ms = time.time() * 1000
         latencies = [max(0.0, now_ms - message.entered_ms) for message in messages]
         self._consumer.settle(messages, _answers(messages, batch, appended, latencies))
@@ -165,7 +165,22 @@ class Serving:
         except (errors.LostCounters, errors.InvalidInput):
             return  # counted in an epoch that has ended, within which nothing follows; or never
         if seq:
-            append.reject(self._conn, UUID(bytes=click.click_id), seq, self.counter_epoch, actor=self._actor)
+            append.reject(self._conn, [(click.click_id, seq)], self.counter_epoch, actor=self._actor)
+
+    def _account_for_twice_counted(self, batch: Batch, epoch: int, appended: Appended) -> None:
+        """Say in the log which numbers known clicks were counted under a second time.
+
+        A refused one (`future`) is forgotten before its time has come, and another version of a click may be counted
+        by the successor of a worker that had counted the first.
+        """
+        again = {
+            batch.click_id[i]: int(batch.seq[i])
+            for i, first in appended.first.items()
+            if batch.seq[i] and batch.seq[i] != first.seq
+        }
+        if again:
+            logger.warning("%d known clicks were counted again", len(again))
+            append.reject(self._conn, list(again.items()), epoch, actor=self._actor)
 
     def _appended(
         self, clicks: list[Click], counts: _Counts | None, prepared: Prepared | None

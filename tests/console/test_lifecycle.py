@@ -72,14 +72,16 @@ def test_up_waits_until_every_process_is_ready_and_down_ends_them_in_reverse_ord
     fleet.roles = [beating("first"), beating("second"), beating("third")]
     runtime = fleet.up()
     assert list(runtime.processes) == ["first", "second", "third"]
-    assert {redis_client.exists(f"cl:heartbeat:{name}") for name in runtime.processes} == {1}
+    host = socket.gethostname()
+    assert {redis_client.exists(f"cl:heartbeat:{name}@{host}") for name in runtime.processes} == {1}
     assert fleet.states() == {
         "postgres": "external",
         "valkey": "external",
         **dict.fromkeys(["first", "second", "third"], "ready"),
     }
     assert fleet.down() == ["third", "second", "first"]
-    assert redis_client.lrange("ended", 0, -1) == [b"third", b"second", b"first"]
+    ended = [name.decode().partition("@")[0] for name in redis_client.lrange("ended", 0, -1)]
+    assert ended == ["third", "second", "first"]
     assert fleet.states() == {"postgres": "external", "valkey": "external"}
 
 
@@ -211,7 +213,8 @@ def test_the_process_recorded_is_the_one_that_runs(tmp_path: Path) -> None:
 def test_every_standard_process_gets_the_settings_as_resolved_and_its_name(fleet: Fleet) -> None:
     for role in roles.table(fleet.settings, 8411):
         environment = roles.environment(fleet.settings, role)
-        assert environment["CLICKLEDGER_PROCESS"] == role.name
+        assert environment["CLICKLEDGER_PROCESS"] == roles.worker_name(role)
+        assert roles.worker_name(role).partition("@")[0] == role.name
         assert environment["CLICKLEDGER_DATABASE_URL"] == fleet.settings.database_url
         assert environment["CLICKLEDGER_HOME"] == str(fleet.settings.home)
 
@@ -220,3 +223,13 @@ def test_the_standard_table_starts_beat_and_workers_before_the_api(fleet: Fleet)
     two = fleet.settings.model_copy(update={"scoring_workers": 2})
     names = [role.name for role in roles.table(two, 1)]
     assert names == ["beat", "recovery", "training", "scoring-1", "scoring-2", "api"]
+
+
+def test_servers_are_started_without_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLEDGER_PSEUDONYM_KEY", "5ec2e7" * 10)
+    monkeypatch.setenv("ANOTHER_SETTING", "stays")
+    process = processes.spawn(["/usr/bin/env"], tmp_path / "log", folder=tmp_path)
+    assert processes.wait_until(lambda: not processes.alive(process), 10)
+    said = (tmp_path / "log").read_text()
+    assert "ANOTHER_SETTING=stays" in said
+    assert "CLICKLEDGER_" not in said and "5ec2e7" not in said

@@ -36,7 +36,7 @@ def test_a_command_that_an_error_names_is_for_the_home_that_was_asked(
     code = copy_context().run(cli.run, ["totals", "--home", str(tmp_path)])
     assert (code, capsys.readouterr().err) == (
         5,
-        f"error: nothing runs under {tmp_path}: name another folder by --home, or start it: "
+        f"error: nothing runs under {tmp_path}: name another folder by --home, or start it with: "
         f"clickledger up --home {tmp_path}\n",
     )
 

@@ -280,3 +280,18 @@ def test_an_old_redis_is_named_with_the_version_it_would_need(monkeypatch: pytes
     monkeypatch.setattr(services, "REDIS_VERSION_MIN", 99)
     with pytest.raises(InvalidInput, match="expected Redis 99"):
         services.check_redis(redis_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:s3cret@h/db", "postgresql://u:***@h/db"),
+        ("redis://:s3cret@h:1/0", "redis://:***@h:1/0"),
+        ("postgresql://u@h/db?user=v&password=s3cret&x=1", "postgresql://u@h/db?user=v&password=***&x=1"),
+        ("redis://h/0?password=s3cret", "redis://h/0?password=***"),
+        ("postgresql:///db?sslpassword=s3cret&host=/run", "postgresql:///db?sslpassword=***&host=/run"),
+        ("postgresql://h/db", "postgresql://h/db"),
+    ],
+)
+def test_passwords_of_addresses_are_not_shown(url: str, shown: str) -> None:
+    assert services.without_password(url) == shown

@@ -9,7 +9,7 @@ import pytest
 import rich_ledger
 
 from clickledger import errors
-from clickledger.ledger import append, audit, audit_rows, audit_work, database, log
+from clickledger.ledger import append, audit, audit_rows, audit_work, database, deployments, log
 
 BATCH = "SELECT min(position) FROM log WHERE kind = 'clicks_decided'"
 
@@ -117,3 +117,31 @@ def test_numbers_of_lost_clicks_are_missed_only_where_no_line_is_gone(conn: data
     assert report.failures["counting order"] == [f"entry {position}: expected seq 3 next to 2, got 4"]
     report = audit.verify(conn, gone=lambda *_: {position or 0: {9}})
     assert report.failures["counting order"] == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "used", "explained"),
+    [
+        (None, False, True),  # all of the server's memory was lost
+        ({"counter_epoch": 1, "seq": 2, "schema": 1}, True, True),  # its tail was
+        (
+            {"counter_epoch": 1, "seq": 3, "schema": 1},
+            True,
+            False,
+        ),  # it remembered the click, which would have come back
+        ({"counter_epoch": 1}, False, True),  # another set took over
+    ],
+)
+def test_numbers_that_were_lost_with_their_counters_are_a_note(
+    conn: database.Connection, kept: dict[str, int] | None, used: bool, explained: bool
+) -> None:
+    day = "2024-01-01"
+    rows = [batches.Row(batches.click_id(batches.at(day, n), n), seq=n + 1) for n in (0, 1, 3)]
+    position = append.append(conn, batches.batch(rows), actor="tests").position
+    deployments.begin_counter_epoch(conn, {"kept": kept, "kept_used": used}, "tests", "lost")
+    forge(conn, "UPDATE log SET recorded_at = recorded_at - interval '2 minutes'")
+    log.record(conn, "dataset_built", {}, "tests")
+    report = audit.verify(conn)
+    assert (report.failures["counting order"] == []) is explained
+    told = f"entry {position}: seq 3 to 3 were lost with the counters of epoch 1 before their clicks were appended"
+    assert (told in report.notes) is explained

@@ -242,6 +242,41 @@ def test_every_record_expires(valkey: redis.Redis, counter: FeatureCounter) -> N
         assert 29 * HOUR < valkey.pttl(record) < 31 * HOUR
 
 
+def test_records_that_expired_while_none_came_are_not_counted_on(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(counters, "_RECORD_TTL_MS", counters._EXPIRY_STEP_MS + 500)
+        patch.setattr(counters, "_RECORD_TTL_LAG_MS_MAX", 0)
+        counters.open_epoch(valkey, 1)
+        counter = FeatureCounter(valkey, 1)
+        counter.count(stream(300))  # 100 minutes, days ago
+        assert counter.count(stream(310)).seq[-1] == 310
+        time.sleep(0.6)
+        with pytest.raises(LostCounters, match="expected the records of counter epoch 1, got expired ones"):
+            counter.count(stream(320))
+        assert counters.state(valkey) is None
+    counters.load_library(valkey)
+
+
+def test_clicks_that_come_in_time_never_find_expired_records(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(counters, "_RECORD_TTL_MS", 1)
+        counters.open_epoch(valkey, 1)
+        now_ms = int(valkey.time()[0] * 1000)
+        for n in range(3):
+            FeatureCounter(valkey, 1).count([click(n, now_ms - HOUR // 2)])
+    counters.load_library(valkey)
+
+
+def test_what_is_kept_of_expiries_is_bounded(valkey: redis.Redis, counter: FeatureCounter) -> None:
+    counter.count(stream(9000, step_ms=60_000))  # 150 hours
+    assert valkey.hlen("cl:state") == 9
+    assert valkey.hstrlen("cl:state", "expiries") < 62 * 16
+
+
 def test_restoring_the_window_after_total_loss_equals_an_undisturbed_run(valkey: redis.Redis) -> None:
     clicks = stream(9000)  # 50 hours
     counters.open_epoch(valkey, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from clickledger.scoring import (
     feature_spec,
     warmth,
 )
-from clickledger.scoring.counted_clicks import in_seq_order
+from clickledger.scoring.counted_clicks import CountedClick, in_seq_order
 from clickledger.scoring.counters import FeatureCounter
 from clickledger.scoring.worker import Worker, WorkerConfig
 
@@ -147,6 +149,54 @@ def test_counters_that_miss_a_click_appended_late_do_not_take_over(
     serving.serve(hours_of_clicks(301, 10))
     recorded, expected = expected_snapshots(conn, dict(warmth.read(conn).since_ms))
     assert (recorded == expected).all()
+
+
+def test_counters_whose_records_expired_in_a_pause_are_made_again_from_the_log(
+    serving: Serving, conn: database.Connection, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.serve(hours_of_clicks(0, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(counters, "_RECORD_TTL_MS", counters._EXPIRY_STEP_MS + 500)
+        patch.setattr(counters, "_RECORD_TTL_LAG_MS_MAX", 0)
+        counters.load_library(redis_client)
+        serving.serve(hours_of_clicks(100, 40))
+        time.sleep(0.6)
+        for record in redis_client.keys("cl:[ui]:*"):
+            redis_client.delete(record)
+        with pytest.raises(errors.LostCounters):
+            serving.serve(hours_of_clicks(140, 40))
+    counters.load_library(redis_client)
+    serving._at_once_max = 1_000
+    serving.settle()
+    assert serving.counting == (2, "cl:", False)
+    serving.serve(hours_of_clicks(140, 40))
+    recorded, expected = expected_snapshots(conn, {})
+    assert (recorded == expected).all()
+
+
+def test_of_two_who_rebuild_the_same_set_the_one_that_was_overtaken_gives_up(
+    serving: Serving, conn: database.Connection, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for batch in in_batches(hours_of_clicks(0, 400)):
+        serving.serve(batch)
+    redis_client.delete("cl:state")
+    serving.settle()
+    apply, overtaken = counter_warming._Building.apply, []
+
+    def overtaken_once(building: counter_warming._Building, rows: Sequence[CountedClick]) -> None:
+        if not overtaken:
+            overtaken.append(rows[-1].seq)
+            ahead = FeatureCounter(redis_client, building.epoch, building.prefix)
+            ahead.restore([rows[-1].click], [rows[-1].seq])
+        apply(building, rows)
+
+    monkeypatch.setattr(counter_warming._Building, "apply", overtaken_once)
+    with pytest.raises(errors.LostCounters, match="expected to be the only one who rebuilds cl:b:"):
+        counter_warming.warm(conn, redis_client, "test", duty=1.0)
+    assert serving.counting.partial
+    assert counter_warming.warm(conn, redis_client, "test", duty=1.0)
+    serving.settle()
+    assert not serving.counting.partial
 
 
 def test_counters_that_hold_all_are_not_rebuilt(

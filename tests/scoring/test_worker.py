@@ -441,3 +441,22 @@ def test_a_canary_decides_for_its_share_of_the_users_by_hash_and_is_fenced_when_
     later = "SELECT DISTINCT d.model_version FROM decisions d WHERE deployment_epoch > 2"
     assert conn.execute(later).fetchall() == [(stable[0],)]
     assert conn.execute("SELECT count(*) FROM decisions").fetchone() == (800,)
+
+
+def test_a_worker_that_joins_while_one_has_all_clicks_bounds_what_is_on_its_way(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beat(name: str) -> None:
+        state = {"name": name, "pid": 1, "at_ms": 1, "deployment_epoch": 1, "switched_at_ms": 1, "counter_epoch": 1}
+        heartbeat.beat(redis_client, heartbeat.Heartbeat(**state, clicks=0))
+
+    monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.0)
+    config = exchange.ExchangeConfig(in_flight_max=10)
+    beat("one")
+    made = exchange._Exchange(redis_url, clicks(0, 30), config)
+    made.step()
+    assert made._span_ms is None
+    beat("another")
+    made.step()
+    assert made._span_ms == config.span_ms_max
+    made.close()
