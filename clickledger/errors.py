@@ -11,6 +11,7 @@
     │   ├── RevokedDeployment            4     the batch was decided under an epoch that was rolled back
     │   ├── LostCounters                 4     the batch was counted under a counter epoch that is gone
     │   └── StalePlan                    4     the comparison or plan no longer describes the ledger
+    │       └── OutdatedRun              4     nor does the run itself, which carries what was replaced: plan again
     └── Unavailable                      5     a server or worker does not answer
 
 Messages are lower case and say what was expected and what came, with ids.
@@ -75,6 +76,10 @@ class LostCounters(Conflict):
 
 class StalePlan(Conflict):
     """The plan or comparison no longer describes the ledger; compare again."""
+
+
+class OutdatedRun(StalePlan):
+    """The run carries decisions that were replaced since it was planned; plan again."""
 
 
 class Unavailable(ClickledgerError):

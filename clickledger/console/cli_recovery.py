@@ -214,7 +214,7 @@ def rollback(
     if considered:
         recovery_words.show_considered(considered)
     if done is None:
-        output.say(f"incident {incident_id}: its epoch was revoked before")
+        output.say(f"incident {incident_id}: its model was fenced before")
     else:
         revoked = ", ".join(map(str, done.revoked_epochs))
         output.say(f"epoch {done.epoch} is in force since position {done.position}")
@@ -228,8 +228,10 @@ def rollback(
 def _after_rollback(conn: database.Connection, incident_id: int | None, done: deployments.RolledBack | None) -> str:
     """The replay that follows, its ids filled in."""
     if incident_id is not None or done is None:
-        unless = "where no worker starts it by itself (CLICKLEDGER_AUTO_REPLAY)"
-        return f"clickledger replay plan --incident {incident_id}, {unless}; clickledger incident show {incident_id}"
+        output.say(
+            f"where CLICKLEDGER_AUTO_REPLAY is on, workers start its replay: clickledger incident show {incident_id}"
+        )
+        return f"clickledger replay plan --incident {incident_id}"
     deciding = deployments.models_of(deployments.current(conn).routing)
     model = deciding.pop() if len(deciding) == 1 else "MODEL"
     first, *others = done.revoked_epochs

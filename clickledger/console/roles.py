@@ -122,7 +122,7 @@ def _stated(settings: Settings) -> Iterator[tuple[str, str]]:
 def forget_heartbeat(settings: Settings, role: Role) -> None:
     """Remove what a predecessor of the same name left, lest it count for the new process."""
     with _client(settings) as client:
-        client.delete(HEARTBEAT_KEY + worker_name(role))
+        client.delete(*_heartbeats(role))
 
 
 def ready(settings: Settings, role: Role, http_url: str | None) -> bool:
@@ -141,9 +141,14 @@ def ready(settings: Settings, role: Role, http_url: str | None) -> bool:
 def _beats(settings: Settings, role: Role) -> bool:
     try:
         with _client(settings) as client:
-            return bool(client.exists(HEARTBEAT_KEY + worker_name(role)))
+            return bool(client.exists(*_heartbeats(role)))
     except redis.RedisError:
         return False
+
+
+def _heartbeats(role: Role) -> tuple[str, str]:
+    """Where its process beats; the second is what one of the release before does, which an upgrade leaves at work."""
+    return HEARTBEAT_KEY + worker_name(role), HEARTBEAT_KEY + role.name
 
 
 def _client(settings: Settings) -> redis.Redis:

@@ -27,9 +27,10 @@ _POSITION, _COUNTED = slice(6, 14), slice(110, 170)
 _COUNTING = np.dtype(
     {"names": ["seq", "epoch"], "formats": [">i8", ">i4"], "offsets": [0, 56], "itemsize": 60}
 )  # between them lie intake_digest and feature_schema
-RESTORED = (
-    "counters_restored"  # kind of the entry that begins a counter epoch, and says what was kept of the one before
-)
+# Kind of the entry that begins a counter epoch, and says what was kept of the one before.
+RESTORED = "counters_restored"
+# In flight when counters were lost: counted, and followed by a number that was appended only some minutes before.
+IN_FLIGHT = "SELECT count(*) FROM log WHERE position = %s AND recorded_at >= %s::timestamptz - interval '10 minutes'"
 SETTLED = "SELECT count(*) FROM log WHERE position = %s AND recorded_at < %s::timestamptz - interval '1 minute'"
 
 
@@ -99,8 +100,8 @@ def faults(runs: Runs) -> tuple[list[str], list[Gap]]:
 def missing(conn: database.Connection, gaps: list[Gap], at: str, gone: Gone) -> tuple[list[str], list[str]]:
     """The gaps that are faults: the click before one was appended a minute before `at`, and nothing explains it; notes.
 
-    What explains one: lines that are gone there, clicks that the log says were refused, and numbers that were lost with
-    their counters before their clicks were appended, of which a note tells.
+    What explains one: lines that are gone there, clicks that the log says were refused, and numbers whose clicks were
+    about to be appended when their counters were lost, of which a note tells.
     """
     failures: list[str] = []
     notes: list[str] = []
@@ -115,7 +116,7 @@ def missing(conn: database.Connection, gaps: list[Gap], at: str, gone: Gone) -> 
         wanted = gap.after - gap.before - 1
         wanted -= sum(map(len, gone(conn, lo, hi + 1).values()))
         wanted -= bisect_left(rejected, gap.after) - bisect_left(rejected, gap.before + 1)
-        lost = max(0, gap.after - max(gap.before + 1, lost_from.get(gap.epoch, gap.after)))
+        lost = _lost_in(conn, gap, lost_from.get(gap.epoch))
         if wanted > lost:
             told = f"expected seq {gap.before + 1} next to {gap.before}, got {gap.after}"
             failures.append(f"entry {gap.position_before}: {told}")
@@ -127,14 +128,23 @@ def missing(conn: database.Connection, gaps: list[Gap], at: str, gone: Gone) -> 
     return failures, notes
 
 
-def _lost_from(conn: database.Connection) -> dict[int, int]:
-    """By counter epoch that has ended, the first number that nobody remembers: what bore it was counted anew."""
-    entries = log.read(conn, kinds=[RESTORED], limit=log.NO_LIMIT)
-    kept = {
-        int(e.payload["counter_epoch"]) - 1: e.payload.get("kept") or {} for e in entries if e.payload.get("kept_used")
-    }
-    ended = {int(e.payload["counter_epoch"]) - 1 for e in entries}
-    return {epoch: int(kept[epoch].get("seq", 0)) + 1 if epoch in kept else 0 for epoch in ended}
+def _lost_in(conn: database.Connection, gap: Gap, lost: tuple[int, str] | None) -> int:
+    """How many numbers of a gap were in flight when the counters of its epoch were lost."""
+    if lost is None:
+        return 0
+    first, at = lost
+    near = conn.execute(IN_FLIGHT, (gap.position_after, at)).fetchone()
+    return max(0, gap.after - max(gap.before + 1, first)) if near and near[0] else 0
+
+
+def _lost_from(conn: database.Connection) -> dict[int, tuple[int, str]]:
+    """By counter epoch that has ended, the first number that nobody remembers, and when the next epoch began."""
+    found = {}
+    for entry in log.read(conn, kinds=[RESTORED], limit=log.NO_LIMIT):
+        kept = entry.payload.get("kept") if entry.payload.get("kept_used") else None
+        first = int(kept.get("seq", 0)) + 1 if kept else 0
+        found[int(entry.payload["counter_epoch"]) - 1] = first, entry.recorded_at.isoformat()
+    return found
 
 
 def _rejected(conn: database.Connection) -> list[int]:

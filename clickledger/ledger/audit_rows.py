@@ -194,9 +194,9 @@ def _place(
     conn: database.Connection, result: Rows, rows: list[bytes], leaves: list[bytes], gone: audit_counting.Gone
 ) -> None:
     """Compare each row's leaf with what its entry has for its line; rows begin with (line, log_position)."""
-    heads = np.frombuffer(b"".join([row[2:22] for row in rows]), _HEAD)
     if not rows:
         return
+    heads = np.frombuffer(b"".join([row[2:22] for row in rows]), _HEAD)
     if np.any(heads["line_length"] != 4) or np.any(heads["position_length"] != 8):
         result.failures.append((0, f"a row of {TABLE_OF_KIND[result.kind]} has no position or no line"))
         return

@@ -109,7 +109,7 @@ def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[i
         raise errors.StalePlan(f"period {closed[0][0]} was closed after position {since}: compare again")
     summary: dict[str, Any] = json.loads(summary_text)
     if summary["carried"] and (other := layers.changed_by_others(writer, run)):
-        raise errors.StalePlan(f"run {run.run_id} carries decisions that run {other.run_id} has replaced: plan again")
+        raise errors.OutdatedRun(f"run {run.run_id} carries decisions that run {other.run_id} has replaced: plan again")
     if unbalanced := writer.execute(SELECT_UNBALANCED, (adjustment_set,)):
         raise errors.InvariantBroken(f"money of advertiser {unbalanced[0][0]} is not conserved by run {run.run_id}")
     return comparison_id, summary

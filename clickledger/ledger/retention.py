@@ -197,9 +197,8 @@ def detach(conn: database.Connection, day: date, actor: str, reason: str, months
             _require(reason, f"detach of {day}")
             _record(conn, day, actor, reason, months)
         if any(conn.execute(SELECT_ATTACHMENT, pair).fetchone() for pair in _tables(day)):
-            _seal(
-                conn, day, sealed=True
-            )  # no row may come before it is out of sight, whatever became of the first call
+            # No row may come before it is out of sight, whatever became of the first call.
+            _seal(conn, day, sealed=True)
         for parent, name in _tables(day):
             _detach_table(conn, parent, name)
     return get(conn, day)

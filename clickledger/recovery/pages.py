@@ -67,7 +67,7 @@ def judge(current: Minutes, earlier: Minutes) -> list[Reading]:
         for share in paging.SHARES:
             hours = {hour: paging.baseline(past, share) for hour, past in by_hour.items()}
             found += paging.read_share(share, name, minutes, hours)
-        clicks = {hour: [m.counts.get(ARRIVED, m.counts["clicks"]) for m in past] for hour, past in by_hour.items()}
+        clicks = {hour: [m.counts[ARRIVED] for m in past] for hour, past in by_hour.items()}
         found += paging.read_rate(name, minutes, clicks)
     return found
 

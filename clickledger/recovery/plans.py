@@ -85,7 +85,7 @@ class What:
 
 
 def for_incident(conn: database.Connection, incident_id: int, scope: Scope | None = None) -> Plan:
-    """Everything decided since the incident's model was deployed, through the stable model that replaced it, or would.
+    """All since the incident's model came into force with its calibration, through the stable one that replaced it.
 
     Where several replaced it, by slice, each slice goes through its own. Raises NotFound, or Refused when there is no
     stable model, or more than one for a slice.

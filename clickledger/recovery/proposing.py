@@ -33,20 +33,34 @@ def of_incident(conn: database.Connection, incident_id: int) -> log.Entry | None
 
 
 def propose_publication(
-    conn: database.Connection, incident: Incident, compared: Comparison, why: str, actor: str
+    conn: database.Connection,
+    incident: Incident,
+    compared: Comparison,
+    why: str,
+    actor: str,
+    *,
+    plan_again: bool = False,
 ) -> log.Entry | None:
-    """Record that people are to publish the compared run of an incident, once for the run; None when it is proposed."""
+    """Record that people are to publish the compared run of an incident, or to plan it anew, once for the run.
+
+    None when it is proposed.
+    """
     if is_proposed(conn, compared.run_id):
         return None
+    publish = [
+        f"clickledger replay compare {compared.run_id}",
+        f"clickledger replay publish {compared.run_id} --digest DIGEST --reason ...",
+    ]
+    anew = [
+        f"clickledger replay cancel {compared.run_id} --reason ...",
+        f"clickledger replay plan --incident {incident.incident_id}",
+    ]
     payload = {
         "incident_id": incident.incident_id,
         "run_id": compared.run_id,
         "digest": compared.digest,
         "gross_micros": compared.summary["gross_micros"],
-        "commands": [
-            f"clickledger replay compare {compared.run_id}",
-            f"clickledger replay publish {compared.run_id} --digest DIGEST --reason ...",
-        ],
+        "commands": anew if plan_again else publish,
     }
     return log.record(conn, "publication_proposed", payload, actor, why)
 

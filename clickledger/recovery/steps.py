@@ -90,34 +90,22 @@ def _advance(conn: database.Connection, incident: Incident, policy: Policy, acto
 def _publish_if_small(conn: database.Connection, incident: Incident, run_id: int, policy: Policy, actor: str) -> None:
     """Publish a compared run whose gross money is within the cap, unless it is with people: reverted, or proposed."""
     compared = comparison.latest(conn, run_id)
+    gross, cap = int(compared.summary["gross_micros"]), policy.auto_publish_gross_micros
     reverted = progress.of_run(conn, run_id).reverted_position is not None
-    if policy.rollback != "auto" or not policy.auto_publish_gross_micros or reverted:
-        return
-    if proposing.is_proposed(conn, run_id):
+    if policy.rollback != "auto" or not cap or gross > cap or reverted or proposing.is_proposed(conn, run_id):
         return
     try:
-        _publish_within(conn, compared, policy, actor)
+        reason = f"gross {gross} micros, policy publishes up to {cap}"
+        publishing.publish(conn, run_id, compared.digest, actor, reason, policy.caps)
+    except errors.OutdatedRun as outdated:  # no comparison mends that
+        logger.warning("incident %d: people are to plan its replay anew: %s", incident.incident_id, outdated)
+        proposing.propose_publication(conn, incident, compared, str(outdated), actor, plan_again=True)
     except errors.StalePlan:
-        compared = publishing.compare(conn, run_id, actor)
-        try:
-            _publish_within(conn, compared, policy, actor)
-        except (
-            errors.StalePlan
-        ) as stale:  # no comparison mends it: it carries what was replaced, and is to be planned anew
-            logger.warning("incident %d: its correction is for people: %s", incident.incident_id, stale)
-            proposing.propose_publication(conn, incident, compared, str(stale), actor)
+        publishing.compare(conn, run_id, actor)  # the next call looks at that
     except errors.Refused as refusal:
         if progress.of_run(conn, run_id).stage == "compared":  # nobody published it meanwhile
             logger.warning("incident %d: its correction is for people to publish: %s", incident.incident_id, refusal)
             proposing.propose_publication(conn, incident, compared, str(refusal), actor)
-
-
-def _publish_within(conn: database.Connection, compared: comparison.Comparison, policy: Policy, actor: str) -> None:
-    """Publish a comparison whose gross money is within the policy's cap; nothing otherwise."""
-    gross, cap = int(compared.summary["gross_micros"]), policy.auto_publish_gross_micros
-    if gross <= cap:
-        reason = f"gross {gross} micros, policy publishes up to {cap}"
-        publishing.publish(conn, compared.run_id, compared.digest, actor, reason, policy.caps)
 
 
 def _may_roll_back(conn: database.Connection, incident: Incident, policy: Policy) -> bool:

@@ -31,7 +31,7 @@ from clickledger.scoring import feature_spec
 from clickledger.scoring.click import Click
 
 REASONS = ("", "late", "future", "kept")  # by their code in a row
-_RECORD_TTL_MS = 30 * feature_spec.HOUR_MS
+_RECORD_TTL_MS = 36 * feature_spec.HOUR_MS  # the longest window, and some hours in which clicks wait for a worker
 _RECORD_TTL_LAG_MS_MAX = 7 * 24 * feature_spec.HOUR_MS
 _EXPIRY_STEP_MS = 30 * feature_spec.MINUTE_MS  # of the counting clock, by which it is kept when records expire
 PREFIXES = ("cl:", "cl:b:")  # of the two sets of counters

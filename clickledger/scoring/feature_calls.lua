@@ -142,6 +142,7 @@ local function count_click(call, click, seq)
   if click.event_time_ms > state.clock_ms then
     state.clock_ms = click.event_time_ms
   end
+  call.first_clock_ms = call.first_clock_ms or state.clock_ms
   state.seq = seq
   row[SEQ] = seq
   count_user(load_user(call, click), click, state.clock_ms, row)
@@ -230,11 +231,13 @@ local function note_expiry(call, ttl_ms)
   state.expiry_step = step
 end
 
--- Whether records that a window of the next clicks reaches into may have expired. Where clicks come in time they cannot.
-local function has_expired(prefix, state, now_ms)
-  if now_ms - state.clock_ms <= HOUR_MS then return false end
-  for _, noted in ipairs(read_expiries(prefix)) do
-    if is_needed(noted[1], state.clock_ms) and now_ms >= noted[2] then return true end
+-- Whether records that a window of the call's clicks reaches into may have expired. Where clicks come in time they cannot,
+-- however long none came before: what has expired then is older than any window.
+local function has_expired(call)
+  local clock_ms = call.first_clock_ms -- of the first that was counted
+  if call.restoring or not clock_ms or call.now_ms - clock_ms <= HOUR_MS then return false end
+  for _, noted in ipairs(read_expiries(call.prefix)) do
+    if is_needed(noted[1], clock_ms) and call.now_ms >= noted[2] then return true end
   end
   return false
 end
@@ -264,22 +267,21 @@ local function run_call(keys, args, restoring)
   local state, epoch = read_state(prefix), tonumber(args[1])
   local refused = refusal(state, epoch)
   if refused then return refused end
-  local now_ms = server_time_ms()
-  if not restoring and has_expired(prefix, state, now_ms) then
-    redis.call('UNLINK', prefix .. 'state') -- whoever settles finds no counters, and makes them again from the log
-    return redis.error_reply(string.format('CLEPOCH expected the records of counter epoch %d, got expired ones', epoch))
-  end
   local clicks = parse_clicks(args[2])
   if #clicks < 1 or #clicks > CALL_CLICKS_MAX then
     return redis.error_reply(string.format('CLINPUT expected 1 to %d clicks, got %d', CALL_CLICKS_MAX, #clicks))
   end
   local call = {
-    prefix = prefix, state = state, restoring = restoring, now_ms = now_ms,
+    prefix = prefix, state = state, restoring = restoring, now_ms = server_time_ms(),
     users = {}, ips = {}, known_rows = restoring and {} or recall_rows(prefix, clicks), new_rows = {},
   }
   local rows, answer = {}, restoring and restore_click or answer_click
   for i, click in ipairs(clicks) do
     rows[i] = answer(call, click)
+  end
+  if has_expired(call) then
+    redis.call('UNLINK', prefix .. 'state') -- whoever settles finds no counters, and makes them again from the log
+    return redis.error_reply(string.format('CLEPOCH expected the records of counter epoch %d, got expired ones', epoch))
   end
   local reply = pack_rows(rows)
   write_back(call)

@@ -54,4 +54,6 @@ def live(client: redis.Redis) -> list[Heartbeat]:
     if not names:
         return []
     values = cast(list[Any], client.mget([KEY_PREFIX + name for name in names]))
+    if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
+        client.srem(NAMES, *gone)  # whoever was only slow is in it again with its next beat
     return [_DECODER.decode(value) for value in values if value is not None]

@@ -35,12 +35,16 @@ from clickledger.scoring.stream import Answer
 
 logger = logging.getLogger(__name__)
 
+TWICE_MAX = 10_000  # clicks of which it is remembered that their second number is in the log
 ATTEMPTS_MAX = 20  # decisions of one batch that was refused again and again
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """One worker: its name is unique among those that run at the same time, and the same after a restart."""
+    """One worker: its name is unique among those that run at the same time.
+
+    Where it is the same after a restart, what the one before had taken is taken up at once.
+    """
 
     name: str
     database_url: str = field(repr=False)
@@ -84,6 +88,7 @@ class Serving:
         self._consumer = Consumer(client, config.name, claim_idle_ms=config.claim_idle_ms, bounds=config.bounds)
         self._counter = FeatureCounter(client, 0)
         self._ahead: Preparation[_Ahead] | None = None
+        self._told_twice: dict[bytes, int] = {}
 
     def begin(self) -> None:
         """Settle the counters, read the deployment, join the group."""
@@ -176,9 +181,12 @@ class Serving:
         again = {
             batch.click_id[i]: int(batch.seq[i])
             for i, first in appended.first.items()
-            if batch.seq[i] and batch.seq[i] != first.seq
+            if batch.seq[i] and batch.seq[i] not in {first.seq, self._told_twice.get(batch.click_id[i])}
         }
         if again:
+            if len(self._told_twice) > TWICE_MAX:
+                self._told_twice.clear()
+            self._told_twice |= again
             logger.warning("%d known clicks were counted again", len(again))
             append.reject(self._conn, list(again.items()), epoch, actor=self._actor)
 

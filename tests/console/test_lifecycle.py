@@ -233,3 +233,10 @@ def test_servers_are_started_without_our_settings(tmp_path: Path, monkeypatch: p
     said = (tmp_path / "log").read_text()
     assert "ANOTHER_SETTING=stays" in said
     assert "CLICKLEDGER_" not in said and "5ec2e7" not in said
+
+
+def test_a_worker_of_the_release_before_is_known_by_its_role_alone(fleet: Fleet, redis_client: redis.Redis) -> None:
+    role = beating("first")
+    assert not roles.ready(fleet.settings, role, None)
+    redis_client.set("cl:heartbeat:first", 1)
+    assert roles.ready(fleet.settings, role, None)

@@ -120,27 +120,23 @@ def test_numbers_of_lost_clicks_are_missed_only_where_no_line_is_gone(conn: data
 
 
 @pytest.mark.parametrize(
-    ("kept", "used", "explained"),
+    ("kept", "used", "minutes", "explained"),
     [
-        (None, False, True),  # all of the server's memory was lost
-        ({"counter_epoch": 1, "seq": 2, "schema": 1}, True, True),  # its tail was
-        (
-            {"counter_epoch": 1, "seq": 3, "schema": 1},
-            True,
-            False,
-        ),  # it remembered the click, which would have come back
-        ({"counter_epoch": 1}, False, True),  # another set took over
+        (None, False, 2, True),  # all of the server's memory was lost
+        ({"counter_epoch": 1, "seq": 2, "schema": 1}, True, 2, True),  # its tail was
+        ({"counter_epoch": 1, "seq": 3, "schema": 1}, True, 2, False),  # it remembered the click, which had come back
+        ({"counter_epoch": 1}, False, 2, True),  # another set took over
+        (None, False, 20, False),  # long before: it was not on its way any more
     ],
 )
 def test_numbers_that_were_lost_with_their_counters_are_a_note(
-    conn: database.Connection, kept: dict[str, int] | None, used: bool, explained: bool
+    conn: database.Connection, kept: dict[str, int] | None, used: bool, minutes: int, explained: bool
 ) -> None:
     day = "2024-01-01"
     rows = [batches.Row(batches.click_id(batches.at(day, n), n), seq=n + 1) for n in (0, 1, 3)]
     position = append.append(conn, batches.batch(rows), actor="tests").position
+    forge(conn, f"UPDATE log SET recorded_at = recorded_at - interval '{minutes} minutes'")
     deployments.begin_counter_epoch(conn, {"kept": kept, "kept_used": used}, "tests", "lost")
-    forge(conn, "UPDATE log SET recorded_at = recorded_at - interval '2 minutes'")
-    log.record(conn, "dataset_built", {}, "tests")
     report = audit.verify(conn)
     assert (report.failures["counting order"] == []) is explained
     told = f"entry {position}: seq 3 to 3 were lost with the counters of epoch 1 before their clicks were appended"

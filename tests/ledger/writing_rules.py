@@ -42,7 +42,7 @@ class Appending(SideBySide):
         assert got.new == expected.outcome.count("new")
         for i, what in enumerate(expected.outcome):
             known = self.oracle.clicks[given[i].click_id]
-            first = (known.position, known.given.verdict, "", known.epoch)
+            first = (known.position, known.given.verdict, "", known.epoch, given[i].seq)
             assert (got.first.get(i) is None) if what == "new" else (got.first[i] == first)
 
     def record_outcomes(self, picks: Sequence[tuple[int, str, int]]) -> None:

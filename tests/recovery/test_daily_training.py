@@ -18,7 +18,7 @@ from clickledger import settings
 from clickledger.console import roles
 from clickledger.errors import ClickledgerError, Conflict, InvalidInput, Refused
 from clickledger.ledger import aliases, audit, database, deployments, log
-from clickledger.recovery import celery_app, daily_training, steps
+from clickledger.recovery import celery_app, daily_training, steps, tasks
 from clickledger.scoring import behaviour, daily, daily_runs, shadowing
 from clickledger.scoring.daily_runs import Outcome
 
@@ -148,13 +148,18 @@ def test_a_candidate_that_cannot_be_judged_leaves_and_is_not_tried_again(conn: d
     assert aliases.of(deployments.current(conn).routing)["candidate"] == []
 
 
-def test_the_schedule_and_the_process_are_there_if_a_time_of_day_is_set() -> None:
+def test_the_schedule_and_the_process_are_there_if_a_time_of_day_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     on, off = settings.load(daily_training_at="04:30"), settings.load(daily_training_at="")
     assert "daily_training" in celery_app.schedule(on) and "daily_training" not in celery_app.schedule(off)
     assert "training" in [role.name for role in roles.table(on, 1)]
     assert "training" not in [role.name for role in roles.table(off, 1)]
     assert roles.RECOVERY_QUEUES.split(",") == [celery_app.QUEUE, celery_app.REPLAY_QUEUE]
     assert roles.TRAINING_QUEUE == celery_app.TRAINING_QUEUE
+    monkeypatch.setenv("CLICKLEDGER_REDIS_URL", "redis://nowhere")
+    assert celery_app.configuration()["task_routes"] == {
+        tasks.daily_training.name: {"queue": celery_app.TRAINING_QUEUE},
+        tasks.replay_chunks.name: {"queue": celery_app.REPLAY_QUEUE},  # else a sweep waits for every chunk
+    }
     # What is off must stay off in the processes, whose default is on.
     [beat, *_] = roles.table(off, 1)
     assert roles.environment(off, beat)["CLICKLEDGER_DAILY_TRAINING_AT"] == ""

@@ -558,6 +558,7 @@ def test_a_small_correction_that_no_comparison_mends_is_left_to_people(conn: dat
     assert status(conn, incident) is Status.COMPARED
     [proposed] = log.read(conn, kinds=[PUBLICATION_PROPOSED])
     assert "carries decisions that run" in proposed.reason and "plan again" in proposed.reason
+    assert proposed.payload["commands"][-1] == f"clickledger replay plan --incident {incident.incident_id}"
     of_run = "SELECT count(*) FROM comparisons WHERE run_id = %s"
     assert conn.execute(of_run, (run_id,)).fetchone() == (2,)
 

@@ -66,7 +66,7 @@ def test_known_click_that_is_counted_a_second_time_is_named_in_the_log_and_is_no
         stream.put(redis_client, clicks(0, 4))
         until(fleet.drained, "the stream to be empty")
         redis_client.delete("cl:seen:0", "cl:seen:1")  # as a refusal is forgotten before its click's time has come
-        for sent in (clicks(3, 1), clicks(4, 4)):
+        for sent in (clicks(3, 1), clicks(4, 4), clicks(3, 1)):
             stream.put(redis_client, sent)
             until(fleet.drained, "the stream to be empty")
         seqs = [row[0] for row in conn.execute("SELECT seq FROM clicks ORDER BY seq")]

@@ -460,3 +460,12 @@ def test_a_worker_that_joins_while_one_has_all_clicks_bounds_what_is_on_its_way(
     made.step()
     assert made._span_ms == config.span_ms_max
     made.close()
+
+
+def test_names_of_workers_that_are_gone_are_forgotten(redis_client: redis.Redis) -> None:
+    state = {"pid": 1, "at_ms": 1, "deployment_epoch": 1, "switched_at_ms": 1, "counter_epoch": 1, "clicks": 0}
+    for name in ("here", "gone"):
+        heartbeat.beat(redis_client, heartbeat.Heartbeat(name=name, **state))
+    redis_client.delete("cl:heartbeat:gone")
+    assert [beat.name for beat in heartbeat.live(redis_client)] == ["here"]
+    assert redis_client.smembers("cl:workers") == {b"here"}
