@@ -49,6 +49,7 @@ ERRORS = [
     (errors.NotFound("x"), 2),
     (errors.Refused("x"), 3),
     (errors.StalePlan("x"), 4),
+    (errors.OutdatedRun("x"), 4),
     (errors.Unavailable("x"), 5),
 ]
 

@@ -298,7 +298,7 @@ class Oracle:
             raise Refusal("StalePlan")
         carries = any(carried for _, carried in run.written.values())
         if carries and any(p.changed_after(run_id) for p in over if p.run is not run):
-            raise Refusal("StalePlan")
+            raise Refusal("OutdatedRun")
         flipped = self.flips(run)
         position = self._enter("replay_published")
         self.feed += self._lines(position, "adjustment", run_id, flipped)

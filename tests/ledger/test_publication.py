@@ -207,7 +207,7 @@ def carrying_run(conn: database.Connection) -> int:
 def test_run_that_carries_replaced_decisions_cannot_be_published(two_entries: database.Connection) -> None:
     run_id = carrying_run(two_entries)
     other = published(two_entries, 2, 3, all_of("undecided"))
-    with pytest.raises(errors.StalePlan, match=f"carries decisions that run {other} has replaced"):
+    with pytest.raises(errors.OutdatedRun, match=f"carries decisions that run {other} has replaced"):
         publish(two_entries, run_id)
 
 

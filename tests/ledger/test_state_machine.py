@@ -27,7 +27,7 @@ MUST_HAPPEN = [
     *(f"revert: {kind}" for kind in ("range", "sparse", "of a write-off", "after the period was closed")),
     "revert: of a charge that was lifted and restored",
     *(f"refused: append_batch {error}" for error in ("RevokedDeployment", "LostCounters")),
-    *(f"refused: publish {error}" for error in ("StalePlan", "Refused")),
+    *(f"refused: publish {error}" for error in ("StalePlan", "OutdatedRun", "Refused")),
     *(f"refused: correct {error}" for error in ("InvalidInput", "NotFound")),
     *(f"refused: {call}" for call in ("revert Refused", "stage Refused", "close_period Conflict")),
     *(f"crashed {when}" for when in ("before its commit", "after its commit", "once it was answered")),

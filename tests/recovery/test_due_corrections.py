@@ -105,7 +105,7 @@ def test_a_replay_leaves_late_clicks_that_were_resolved_as_they_are(conn: databa
     with pytest.raises(errors.StalePlan, match="changed the range"):
         publishing.publish(conn, run.run_id, compared.digest, "ann", "")
     again = publishing.compare(conn, run.run_id, "ann")
-    with pytest.raises(errors.StalePlan, match="carries decisions that run"):
+    with pytest.raises(errors.OutdatedRun, match="carries decisions that run"):
         publishing.publish(conn, run.run_id, again.digest, "ann", "")
 
 
@@ -124,7 +124,7 @@ def test_a_replay_that_was_compared_before_late_clicks_were_resolved_does_not_op
     with pytest.raises(errors.StalePlan, match="changed the range"):
         publishing.publish(conn, run.run_id, before.digest, "ann", "")
     again = publishing.compare(conn, run.run_id, "ann")
-    with pytest.raises(errors.StalePlan, match="carries decisions that run"):
+    with pytest.raises(errors.OutdatedRun, match="carries decisions that run"):
         publishing.publish(conn, run.run_id, again.digest, "ann", "")
     assert [t.undecided for t in reading.totals(conn)] == [0, 0]
 
