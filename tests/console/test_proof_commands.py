@@ -45,7 +45,8 @@ def test_from_a_key_to_a_bundle_that_a_stranger_verifies(
     asked = [str(tmp_path / "proof.json"), "--complete", "--key", made.fields["verifier_key"]]
     assert verify_bundle.main(asked) == 0
 
-    secret = file.read_text().strip().rpartition("+")[2]
+    secret = file.read_text().strip().split("+", 4)[4]  # base64 has a "+" of its own at times
+    assert len(secret) == 44
     everything = "".join(answer.out + answer.said for answer in (made, signed, proven))
     assert secret not in everything + (tmp_path / "proof.json").read_text()
 
