@@ -605,10 +605,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         told = _told(raw.decode(), keys, asked)
     except (Refused, UnicodeDecodeError) as error:
-        print(f"REFUSED {asked.bundle}: {error}", file=sys.stderr)
+        print(_printable(f"REFUSED {asked.bundle}: {error}"), file=sys.stderr)
         return 1
     if asked.json:
-        print(_dump({"ok": True, **told}))
+        print(json.dumps({"ok": True, **told}, sort_keys=True))  # ASCII: a file or pipe may know no other letters
     return 0
 
 
@@ -638,7 +638,12 @@ def _show(verified: Verified) -> None:
         "not proven: that the sender's fields are true, or that no publication or revert was left out; "
         + ("the ledger's key signed this bundle as complete" if verified.attested else "nobody signed it as complete"),
     ]
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(map(_printable, lines)), file=sys.stderr)
+
+
+def _printable(line: str) -> str:
+    """A line in which what a sender wrote can neither begin another one nor move the cursor over this one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 if __name__ == "__main__":

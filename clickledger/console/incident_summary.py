@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from clickledger.console import output
 from clickledger.console import recovery_words as words
 from clickledger.ledger import comparison, database, deployments, log
 from clickledger.ledger.comparison import Comparison
@@ -58,7 +59,7 @@ def text(said: dict[str, Any]) -> str:
         f"What it changes: {_change(said)}",
     ]
     lines += [f"Note of {note['at']}, {note['actor']}: {note['text']}" for note in said["notes"]]
-    return "\n".join([*lines, "", f"Next: {said['next']}"])
+    return "\n".join(map(output.printable, [*lines, "", f"Next: {said['next']}"]))
 
 
 def _what(said: dict[str, Any]) -> str:

@@ -32,19 +32,30 @@ def terminal() -> Console:
     """The console all prose goes to. Made on each call: tests and redirections replace `sys.stderr`.
 
     Where nobody's screen sets a width, tables are as wide as their lines: a folded key or address cannot be copied.
+    Neither square brackets nor `:name:` mean anything: reasons and senders' texts have them.
     """
     width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True, width=width)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:
-    """One line of prose, printed as it is (square brackets are not markup)."""
-    terminal().print(text, markup=False)
+    """One line of prose, printed as it is."""
+    terminal().print(printable(text))
 
 
 def error(text: str) -> None:
     """One line that begins with `error: `, whatever line breaks the message had."""
-    print("error: " + " ".join(text.split()), file=sys.stderr)
+    print("error: " + printable(" ".join(text.split())), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text in which line breaks, escapes and other invisible characters are spelt out, `\\n` and `\\x1b`.
+
+    What a sender wrote can neither begin a line of its own nor move the cursor over one of ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def name_home(folder: Path) -> None:
@@ -54,7 +65,7 @@ def name_home(folder: Path) -> None:
 
 def hint(text: str) -> None:
     """What to do next, usually a command, which works when it is pasted into the same shell."""
-    terminal().print(f"next: {as_typed(text)}", markup=False, style="dim")
+    terminal().print(printable(f"next: {as_typed(text)}"), style="dim")
 
 
 def as_typed(text: str) -> str:
@@ -77,11 +88,11 @@ def result(fields: Mapping[str, Any]) -> None:
 
 def rows(title: str, columns: Iterable[str], lines: Iterable[Iterable[object]]) -> None:
     """A table on stderr."""
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(title=printable(title), title_justify="left", show_edge=False)
     for place, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=place == 0)  # the first one names the line
     for line in lines:
-        table.add_row(*[str(cell) for cell in line])
+        table.add_row(*[printable(str(cell)) for cell in line])
     terminal().print(table)
 
 
@@ -125,7 +136,7 @@ def progress(text: str, total: float | None = None, *, lines: bool = True) -> It
     Without `lines` the caller says them itself.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),

@@ -58,13 +58,13 @@ def recounted(story: Story) -> dict[int, dict[str, int]]:
 def rescored(conn: database.Connection, story: Story) -> list[dict[str, Any]]:
     """Each decision of the click recomputed from the snapshot it was made on: score, verdict, whether it is the same.
 
-    What a sparse run stated was not computed: it has no score, and `exact` is None.
+    What a sparse run stated or a run carried over was not computed: it has no score here, and `exact` is None.
     """
     click, results = story["click"], []
     for decision in story["decisions"]:
         snapshot = bytes(decision.get("recounted") or click["features"])
         features = feature_spec.unpack_snapshots([snapshot], click["feature_schema"])
-        if _is_stated(decision):
+        if _is_stated(decision) or decision["carried"]:  # what it was carried from is re-scored where it was decided
             results.append({"run_id": decision["run_id"], "score": None, "verdict": None, "exact": None})
             continue
         model, thresholds = _judge(conn, decision)
@@ -131,13 +131,15 @@ def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story
     in_force = "  <- in force" if decision["run_id"] == story["authoritative_run_id"] else ""
     who = "live decision" if decision["run_id"] is None else f"delayed decision of run {decision['run_id']}"
     output.say(f"  {who}: {decision['verdict']}{in_force}")
-    if decision["verdict"] == decide.UNDECIDED or _is_stated(decision):
+    if decision["reason"] or not decision["model_version"]:  # undecided, or stated, then or before it was carried
         output.say(f"    reason: {decision['reason']}")
     else:
         sign = ">=" if decision["score"] >= decision["threshold"] else "<"  # of the numbers, whatever the verdict says
         output.say(f"    score {decision['score']:.6f} {sign} threshold {decision['threshold']:.6f} of the slice")
     if _is_stated(decision):
         output.say("    stated by whoever planned the run, not computed")
+    elif decision["carried"]:
+        output.say("    carried over: what was in force before, which this run was not to decide")
     else:
         _show_computed(decision, check, story)
     if decision["run_id"] is None:

@@ -194,13 +194,13 @@ def _changed(row: tuple[Any, ...]) -> dict[str, Any]:
         "cost_micros": cost,
         "from": was,
         "to": now,
-        "because": f"{_why(*old)}; now {_why(*new)}",
+        "because": f"{_why(was, *old)}; now {_why(now, *new)}",
     }
 
 
-def _why(model: int, score: float, threshold: float, reason: str) -> str:
-    if reason:
-        return f"undecided: {reason}"
+def _why(verdict: str, model: int, score: float, threshold: float, reason: str) -> str:
+    if reason or not model:  # what a network decides has no reason: somebody stated it, or nothing could be decided
+        return f"{'undecided' if verdict == decide.UNDECIDED else 'stated'}: {reason}"
     beside = "at or above" if score >= threshold else "below"
     return f"model {model} gave {score:.2f}, {beside} its threshold {threshold:.2f}"
 

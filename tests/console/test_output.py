@@ -41,6 +41,20 @@ def test_a_command_that_an_error_names_is_for_the_home_that_was_asked(
     )
 
 
+def test_what_somebody_wrote_is_printed_as_it_is_and_never_as_markup_emoji_or_a_line_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.rows("[/title]", ("[/column]",), [("[/x]",), ("[see b]",), ("urn:id:7",), ("two\n\x1b[Alines",)])
+    output.say("disk full [/var/log], urn:id:7, two\n\x1b[Alines")
+    output.hint("[/y] :id:")
+    output.error("[/z] \x1b[A")
+    said = [line.strip() for line in capsys.readouterr().err.splitlines() if line.strip("━─ ")]
+    assert said == [
+        "[/title]", "[/column]", "[/x]", "[see b]", "urn:id:7", r"two\n\x1b[Alines",
+        r"disk full [/var/log], urn:id:7, two\n\x1b[Alines", "next: [/y] :id:", r"error: [/z] \x1b[A",
+    ]  # fmt: skip
+
+
 def test_one_address_without_the_other_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

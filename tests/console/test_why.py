@@ -8,7 +8,11 @@ import pytest
 from commands import Command
 from decided_traffic import Traffic, bad_deployment
 
-from clickledger.ledger import database, provenance
+from clickledger.ledger import comparison, database, deployments, provenance, publication, sparse
+from clickledger.ledger.sparse import Correction
+from clickledger.recovery import plans, replay, steps, working
+from clickledger.recovery.plans import What
+from clickledger.recovery.working import Worker
 
 SENT = "6f1c2d3e-4a5b-4c6d-8e7f-0123456789ab"  # a UUID, but no click id: of version 4
 
@@ -44,6 +48,27 @@ def test_changed_verdict_is_shown_against_the_numbers_and_ends_with_1(
     assert "live decision: valid" in answer.said
     assert " >= threshold " in answer.said
     assert "re-scored now: NOT the same: invalid at" in answer.said
+
+
+def test_what_a_replay_carried_was_not_computed_by_it_and_ends_with_0(conn: database.Connection, command: Command) -> None:
+    traffic, stable, bad = bad_deployment(conn, clicks=20)
+    click = traffic.ids[-1]
+    stated = sparse.plan(conn, [Correction(click, "valid", "dispute 4711")], actor="ann", reason="")
+    publication.publish(conn, stated.run_id, comparison.compare(conn, stated.run_id, "ann").digest, "ann", "")
+    others = {"advertisers": ["nobody's"]}
+    span = deployments.model_positions(conn, bad[0])
+    assert span is not None
+    run = replay.start(conn, plans.for_positions(conn, *span, What(stable, others)), "ann", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
+    compared = steps.finish(conn, run.run_id, "ann")
+    assert compared is not None
+    publication.publish(conn, run.run_id, compared.digest, "ann", "")
+
+    answer = command("why", uuid.UUID(bytes=click))
+    assert (answer.code, [check["exact"] for check in answer.fields["rescored"]]) == (0, [True, None, None])
+    carried = answer.said.partition(f"delayed decision of run {run.run_id}: valid  <- in force\n")[2].splitlines()
+    assert carried[0].strip() == "reason: dispute 4711"
+    assert carried[1].strip() == "carried over: what was in force before, which this run was not to decide"
 
 
 def test_click_that_nobody_sent_is_named_as_it_was_asked_for(conn: database.Connection, command: Command) -> None:

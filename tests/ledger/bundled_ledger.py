@@ -18,8 +18,15 @@ from clickledger.ledger import (
     signed_note,
 )
 
+FORGED = "adv-é\x1b[A\nsigned by nobody"  # letters that not every terminal has, and an attempt to write a line of ours
 ROWS = [
-    batches.Row(batches.click_id(batches.at("2024-03-10", n), n), score=-0.5, external_id=f"é-{n}", logged_in=None)
+    batches.Row(
+        batches.click_id(batches.at("2024-03-10", n), n),
+        score=-0.5,
+        external_id=f"é-{n}",
+        advertiser_id=FORGED,
+        logged_in=None,
+    )
     for n in range(12)
 ]
 CLICK = ROWS[3]

@@ -107,7 +107,9 @@ def test_the_file_alone_verifies_with_nothing_installed(bundled_once: Ledger, tm
     code, out, said = ended(good, "--key", key, "--complete", "--json")
     assert code == 0, said
     assert json.loads(out)["click_id"] == str(CLICK.uuid)
+    assert (json.loads(out)["advertiser_id"], out.isascii()) == (CLICK.advertiser_id, True)
     assert "not proven" in said
+    assert said.count("\n") == 4 and r"to advertiser adv-é\x1b[A\nsigned by nobody" in said
     code, _, said = ended(bad, "--key", key)
     assert (code, said.count("\n")) == (1, 1)
     assert "REFUSED" in said

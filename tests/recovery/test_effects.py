@@ -9,7 +9,8 @@ import pytest
 from decided_traffic import SLICES, START_MS, Versions, bad_deployment
 
 from clickledger import errors
-from clickledger.ledger import comparison, database, deployments, publication
+from clickledger.ledger import comparison, database, deployments, publication, sparse
+from clickledger.ledger.sparse import Correction
 from clickledger.recovery import effects, plans, replay, steps, working
 from clickledger.recovery.plans import What
 from clickledger.recovery.working import Worker
@@ -71,6 +72,21 @@ def test_a_sample_of_changed_clicks_says_why(conn: database.Connection) -> None:
     assert all(one["from"] != one["to"] for one in changed)
     assert all(f"model {bad[0]} gave" in one["because"] and "; now model 1 gave" in one["because"] for one in changed)
     assert effects.of_run(conn, run_id).changed == changed
+
+
+def test_a_changed_click_that_somebody_had_stated_says_so(conn: database.Connection) -> None:
+    _, stable, bad = bad_deployment(conn, clicks=effects.SAMPLE, batches=1)
+    query = "SELECT click_id FROM decisions WHERE verdict = 'valid' AND model_version = %s LIMIT 1"
+    [(click_id,)] = conn.execute(query, (bad[0],)).fetchall()
+    stated = sparse.plan(conn, [Correction(click_id.bytes, "invalid", "dispute 4711")], actor="ann", reason="")
+    publication.publish(conn, stated.run_id, comparison.compare(conn, stated.run_id, "ann").digest, "ann", "")
+    span = deployments.model_positions(conn, bad[0])
+    assert span is not None
+    run = replay.start(conn, plans.for_positions(conn, *span, What(stable)), "ann", "")
+    working.work(conn, run.run_id, Worker("tests", 60.0), 60.0)
+    assert steps.finish(conn, run.run_id, "ann") is not None
+    [told] = [one for one in effects.of_run(conn, run.run_id).changed if one["click_id"] == str(click_id)]
+    assert told["because"].startswith(f"stated: dispute 4711; now model {stable[0]} gave")
 
 
 def test_neighbours_of_a_partial_scope_stay_as_they_are(conn: database.Connection) -> None:
