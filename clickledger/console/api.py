@@ -16,14 +16,17 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import redis
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from psycopg.rows import dict_row
+from starlette.exceptions import HTTPException
 
 from clickledger import settings as settings_
 from clickledger.console import intake_settings, services
@@ -34,7 +37,7 @@ from clickledger.ledger.rights import Role
 from clickledger.scoring import facts, heartbeat, intake, stream
 from clickledger.scoring.click import Click
 from clickledger.scoring.intake import RejectedClick
-from clickledger.scoring.intake_fields import Bounds
+from clickledger.scoring.intake_fields import GOT_CHARS_MAX, Bounds
 from clickledger.scoring.networks import NO_FACTS
 from clickledger.scoring.pseudonyms import Pseudonyms
 from clickledger.scoring.stream import Answer
@@ -48,6 +51,7 @@ BODY_BYTES_MAX = 8 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1
 FOLLOW_SECONDS = 0.5  # how often it asks for the table of facts in force
 FOLLOW_TIMEOUT_SECONDS = 5.0
+TAKEN = "a click that the ledger takes"
 ROLE = Role.BILLING_READER  # clicks go to the stream; what is read is decisions, money, and the table of facts
 STATUS = ((InvalidInput, 422), (NotFound, 404), (Refused, 403), (Conflict, 409), (Unavailable, 503))
 SELECT_DECISION = "SELECT * FROM decision_of(%s)"
@@ -104,6 +108,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     made = FastAPI(title="clickledger", lifespan=lifespan)
     made.add_exception_handler(ClickledgerError, _on_error)
+    made.add_exception_handler(RequestValidationError, _on_parameter)
+    made.add_exception_handler(HTTPException, _on_route)
     made.add_api_route("/v1/clicks", post_clicks, methods=["POST"])
     made.add_api_route("/v1/decisions/{click_id}", get_decision, methods=["GET"])
     made.add_api_route("/v1/billing/entries", get_billing_entries, methods=["GET"])
@@ -123,14 +129,20 @@ def _check_role(database_url: str) -> None:
 async def post_clicks(request: Request) -> Response:
     """Decide one click (an object) or up to `CLICKS_MAX` (a list of them), in the fields of NDJSON.
 
-    200 with `decisions` and `rejected`, both by index, when at least one click was good; 422 when none was.
+    200 with `decisions` and `rejected`, both by index, when at least one click was good; 422 when none was. A row may
+    be a click and yet none that the ledger takes, as one of a day that has left it: a worker says so.
     """
     state = _held(request)
     rows = _rows(await _body(request))
     good, rejected = _parse(rows, state)
-    answers = await state.answering.decide(list(good.values())) if good else []
-    decisions = [_decision(index, answer) for index, answer in zip(good, answers, strict=True)]
-    return _json({"decisions": decisions, "rejected": rejected}, 200 if good or not rows else 422)
+    decisions = []
+    for index, answer in zip(good, await state.answering.decide(list(good.values())) if good else [], strict=True):
+        if answer.outcome == stream.REJECTED:
+            rejected.append({"index": index, "field": "click", "expected": TAKEN, "got": answer.reason})
+        else:
+            decisions.append(_decision(index, answer))
+    rejected.sort(key=itemgetter("index"))
+    return _json({"decisions": decisions, "rejected": rejected}, 200 if decisions or not rows else 422)
 
 
 def get_decision(click_id: str, request: Request) -> Response:
@@ -231,7 +243,7 @@ def _parse(rows: list[bytes], state: _State) -> tuple[dict[int, Click], list[dic
 def _decision(index: int, answer: Answer) -> dict[str, Any]:
     """An answer as its sender sees it."""
     named = {name: getattr(answer, name) for name in answer.__struct_fields__ if name != "key"}
-    return {"index": index, **named, "click_id": str(UUID(bytes=answer.click_id)) if answer.click_id else None}
+    return {"index": index, **named, "click_id": str(UUID(bytes=answer.click_id))}
 
 
 def _database_problem(state: _State) -> str | None:
@@ -257,6 +269,19 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     if status == 500:
         logger.error("%s: %s", type(error).__name__, error)
     return JSONResponse({"error": str(error)}, status, headers)
+
+
+async def _on_parameter(request: Request, error: Exception) -> Response:
+    """A parameter of another type than it has, in the words of every other field."""
+    assert isinstance(error, RequestValidationError)
+    said = [f"{one['loc'][-1]}: {one['msg']}, got {str(one['input'])[:GOT_CHARS_MAX]!r}" for one in error.errors()]
+    return await _on_error(request, InvalidInput("; ".join(said)))
+
+
+async def _on_route(_request: Request, error: Exception) -> Response:
+    """No such path, or not by this method."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 app = create_app()

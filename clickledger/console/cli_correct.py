@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from clickledger import errors
 from clickledger.console import output
 from clickledger.console import recovery_words as words
 from clickledger.console.acting import ActorOption, person
+from clickledger.console.cli_ingest import report_rejected
 from clickledger.console.cli_recovery import ReasonOption
 from clickledger.console.cli_services import HomeOption, JsonOption
 from clickledger.ledger import database, sparse
@@ -26,7 +26,6 @@ from clickledger.scoring import corrections
 from clickledger.scoring.corrections import Stated
 from clickledger.scoring.intake_fields import Rejection, shown
 
-SHOWN_MAX = 20  # lines that a person wants to read; --json prints all
 SELECT_KNOWN = """
     SELECT click_id FROM decisions
     WHERE click_id = ANY (%(ids)s) AND click_id BETWEEN %(smallest)s AND %(largest)s"""
@@ -109,13 +108,7 @@ def _unusable(stated: Iterable[Stated], clicks: Mapping[str, list[uuid.UUID]]) -
 def _refuse(file: Path, rejected: list[Rejection], lines: int, as_json: bool) -> None:
     """Name every line that cannot be used, and stop when there is one."""
     rejected.sort(key=lambda rejection: rejection.line)
-    for rejection in rejected if as_json else rejected[:SHOWN_MAX]:
-        if as_json:
-            output.result(asdict(rejection))
-        else:
-            output.error(str(rejection))
-    if not as_json and (more := len(rejected) - SHOWN_MAX) > 0:
-        output.say(f"... and {more} more lines (all with --json)")
+    report_rejected(file, rejected, as_json)
     if rejected:
         raise errors.InvalidInput(
             f"{file}: expected a correction on every line, got {len(rejected)} of {lines} that are none; none planned"

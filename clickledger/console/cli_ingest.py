@@ -19,6 +19,7 @@ from clickledger.console import cli_services, output
 if TYPE_CHECKING:
     from clickledger.scoring.click import Click
     from clickledger.scoring.intake import Intake
+    from clickledger.scoring.intake_fields import Rejection
     from clickledger.scoring.networks import AddressFacts
     from clickledger.scoring.stream import Answer
     from clickledger.settings import Settings
@@ -86,9 +87,9 @@ def ingest(
     known = _facts_if_up(settings)
     read = partial(_read, file, file_format, settings, cpc_micros, source)
     intake = read(known)
+    report_rejected(file, intake.rejected, as_json)
     if outcomes_file is not None:
-        _read_outcomes(outcomes_file, intake, settings, source)
-    report_rejected(intake, as_json)
+        _read_outcomes(outcomes_file, intake, settings, source, as_json)
     tally, outcomes = decide_clicks(settings, intake, known, read)
     _report_conflicts(tally, as_json)
     fields = _summary(intake, tally, outcomes, time.monotonic() - started)
@@ -151,29 +152,30 @@ def _read(
         )
 
 
-def _read_outcomes(file: Path, intake: Intake, settings: Settings, source: str | None) -> None:
-    """Add the outcomes of a file, and its rejected lines, to what was read."""
+def _read_outcomes(file: Path, intake: Intake, settings: Settings, source: str | None, as_json: bool) -> None:
+    """Add the outcomes of a file, and its rejected lines, which are reported, to what was read."""
     from clickledger.console import intake_settings  # noqa: PLC0415 - imported only by the command that needs it
     from clickledger.scoring import ndjson, outcome_lines  # noqa: PLC0415 - imported only by the command that needs it
 
     bounds = intake_settings.bounds(settings)
     read = outcome_lines.read_file(file, intake.clicks, source=source or ndjson.DEFAULT_SOURCE, bounds=bounds)
+    report_rejected(file, read.rejected, as_json)
     intake.outcomes.extend(read.outcomes)
     intake.rejected.extend(read.rejected)
     if read.unknown:
         output.say(f"{file.name}: {read.unknown} outcomes of clicks that the file of clicks does not hold")
 
 
-def report_rejected(intake: Intake, as_json: bool) -> None:
-    """Name every rejected row: all as JSON, or the first for people to read."""
+def report_rejected(file: Path, rejected: list[Rejection], as_json: bool | None = None) -> None:
+    """Name the rejected rows of a file: all as JSON, or the first for people to read; None where --json tells none."""
     if as_json:
-        for rejection in intake.rejected:
-            output.result(asdict(rejection))
+        for rejection in rejected:
+            output.result({"file": file, **asdict(rejection)})
         return
-    for rejection in intake.rejected[:SHOWN_MAX]:
-        output.error(str(rejection))
-    if (more := len(intake.rejected) - SHOWN_MAX) > 0:
-        output.say(f"... and {more} more rejected rows (all with --json)")
+    for rejection in rejected[:SHOWN_MAX]:
+        output.error(f"{file}: {rejection}")
+    if (more := len(rejected) - SHOWN_MAX) > 0:
+        output.say(f"{file}: ... and {more} more rejected rows" + (" (all with --json)" if as_json is False else ""))
 
 
 def decide_clicks(

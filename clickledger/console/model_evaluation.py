@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clickledger.console import evaluation_words, output
-from clickledger.console.cli_ingest import SHOWN_MAX, FileFormat
+from clickledger.console.cli_ingest import FileFormat, report_rejected
 from clickledger.console.cli_services import JsonOption
 from clickledger.errors import InvalidInput
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from clickledger.console.report_page import Rows
     from clickledger.scoring.dataset import Dataset
     from clickledger.scoring.examination import Examination
-    from clickledger.scoring.intake_fields import Rejection
     from clickledger.scoring.model_comparison import Entrant
     from clickledger.scoring.offline_dataset import Recounted
 
@@ -133,11 +132,11 @@ def _read(path: Path, file_format: FileFormat, outcomes: list[Path]) -> tuple[Re
 
         names = simulated_comparison.PSEUDONYMS
         held = intake.read_file(path, file_format.value, names, cpc_micros=price, progress=advance)
-    _say_rejected(path, held.rejected)
+    report_rejected(path, held.rejected)
     found, rejected, unknown = list(held.outcomes), len(held.rejected), 0
     for named in outcomes:
         more = outcome_lines.read_file(named, held.clicks)
-        _say_rejected(named, more.rejected)
+        report_rejected(named, more.rejected)
         found += more.outcomes
         rejected, unknown = rejected + len(more.rejected), unknown + more.unknown
     if not found:
@@ -148,13 +147,6 @@ def _read(path: Path, file_format: FileFormat, outcomes: list[Path]) -> tuple[Re
     source = {"file": path, "format": file_format.value, "rows": len(held.clicks) + len(held.rejected)}
     counts = {"clicks": len(recounted.clicks), "repeats": len(held.clicks) - len(recounted.clicks)}
     return recounted, {**source, **counts, "rejected": rejected, "outcomes_of_other_clicks": unknown}
-
-
-def _say_rejected(path: Path, rejected: list[Rejection]) -> None:
-    for rejection in rejected[:SHOWN_MAX]:
-        output.error(f"{path}: {rejection}")
-    if (more := len(rejected) - SHOWN_MAX) > 0:
-        output.say(f"{path}: ... and {more} more rejected rows")
 
 
 def _parts(train: Dataset, test: Dataset, border_ms: int) -> dict[str, Any]:

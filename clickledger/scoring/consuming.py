@@ -130,7 +130,9 @@ class Consumer:
             aside = {**values, b"reason": reason, b"id": message_id}
             pipe.xadd(REJECTED, cast(Any, aside), maxlen=REJECTED_MAX, approximate=True)
             if reply_to := _text(values, b"r"):
-                _reply(pipe, reply_to, [stream.Answer(_text(values, b"k"), b"", "rejected", "", reason, 0, 0, 0.0)])
+                _reply(
+                    pipe, reply_to, [stream.Answer(_text(values, b"k"), b"", stream.REJECTED, "", reason, 0, 0, 0.0)]
+                )
             _let_go(pipe, [message_id])
             pipe.execute()
 

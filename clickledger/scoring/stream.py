@@ -31,6 +31,7 @@ from clickledger.scoring.click import Click
 STREAM = "cl:clicks"
 GROUP = "scoring"
 REPLIES_PREFIX = "cl:replies:"
+REJECTED = "rejected"  # the outcome of a click that the ledger does not take
 BACKLOG_MAX = 20_000  # clicks; a minute of work for the slowest worker, 10 MB
 SEND_CLICKS = 500  # in one pipeline
 FULL_PAUSE_SECONDS = 0.01
@@ -40,7 +41,7 @@ SOCKET_SECONDS = 30.0
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """What became of one message.
 
-    `outcome` is 'new', 'repeat' or 'conflict' with the first decision of the click, or 'rejected' with the reason and
+    `outcome` is 'new', 'repeat' or 'conflict' with the first decision of the click, or REJECTED with the reason and
     no decision. `latency_ms` is from the message's entry into the stream until its decision was committed.
     """
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from worker_processes import Workers, until, workers
 from clickledger import settings
 from clickledger.console import api
 from clickledger.errors import Refused
+from clickledger.ledger import billing, database, retention
 from clickledger.scoring import stream
 
 
@@ -88,6 +90,39 @@ def test_bad_clicks_of_a_list_are_named_by_index_and_field_and_good_ones_decided
         (0, "new"), (2, "repeat"), (4, "conflict"), (5, "new"),
     ]  # fmt: skip
     assert [(r["index"], r["field"]) for r in answer["rejected"]] == [(1, "cost_micros"), (3, "row")]
+
+
+def test_click_that_the_ledger_does_not_take_is_rejected_by_index_like_one_that_is_none(
+    client: httpx.Client, conn: database.Connection
+) -> None:
+    gone = {"event_time": "2024-03-10T10:00:00Z"}
+    assert client.post("/v1/clicks", json=fields(1, **gone)).status_code == 200
+    billing.close_period(conn, "2024-03", "tests")
+    retention.detach(conn, date(2024, 3, 10), "tests", "13 months")
+
+    answer = client.post("/v1/clicks", json=fields(2, **gone))
+    [rejected] = answer.json()["rejected"]
+    assert (answer.status_code, answer.json()["decisions"]) == (422, [])
+    assert (rejected["index"], rejected["field"]) == (0, "click") and "2024-03-10" in rejected["got"]
+    mixed = client.post("/v1/clicks", json=[fields(2, **gone), fields(3, cost_micros=-1), fields(4)])
+    assert [r["index"] for r in mixed.json()["rejected"]] == [0, 1]
+    assert (mixed.status_code, [d["index"] for d in mixed.json()["decisions"]]) == (200, [2])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/v1/billing/entries?limit=abc", 422, "limit: Input should be a valid integer"),
+        ("/v1/nothing", 404, "Not Found"),
+        ("/v1/clicks", 405, "Method Not Allowed"),
+    ],
+)
+def test_what_no_route_takes_is_an_error_of_the_same_form(
+    alone: httpx.Client, path: str, status: int, said: str
+) -> None:
+    answer = alone.get(path)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert answer.json()["error"].startswith(said)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[{]", b"\xff", b"[1, 2]", b'{"click_id": 1, "click_id": 2}'])

@@ -148,9 +148,19 @@ def test_people_see_the_first_rejected_rows_and_how_many_more(program: Program, 
     file = tmp_path / "bad.ndjson"
     file.write_bytes(b"\n".join([b"{"] * 50))
     ended = program.ingest(file)
-    assert ended.stderr.count("error: line") == 20
+    assert ended.stderr.count(f"error: {file}: line") == 20
     assert "30 more rejected rows" in ended.stderr
     assert ended.lines == []
+
+
+@pytest.mark.usefixtures("fleet")
+def test_rejected_rows_are_told_with_the_file_they_stand_in(program: Program, tmp_path: Path) -> None:
+    clicks, outcomes = tmp_path / "clicks.ndjson", tmp_path / "outcomes.ndjson"
+    clicks.write_bytes(b"{\n")
+    outcomes.write_bytes(b"\n{\n")
+    ended = program.ingest(clicks, "--outcomes", outcomes, "--json")
+    assert [(line["file"], line["line"]) for line in ended.lines[:-1]] == [(str(clicks), 1), (str(outcomes), 2)]
+    assert (ended.code, ended.result["rejected"]) == (1, 2)
 
 
 def test_local_servers_run_only_for_the_duration(tmp_path: Path) -> None:

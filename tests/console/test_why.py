@@ -50,7 +50,9 @@ def test_changed_verdict_is_shown_against_the_numbers_and_ends_with_1(
     assert "re-scored now: NOT the same: invalid at" in answer.said
 
 
-def test_what_a_replay_carried_was_not_computed_by_it_and_ends_with_0(conn: database.Connection, command: Command) -> None:
+def test_what_a_replay_carried_was_not_computed_by_it_and_ends_with_0(
+    conn: database.Connection, command: Command
+) -> None:
     traffic, stable, bad = bad_deployment(conn, clicks=20)
     click = traffic.ids[-1]
     stated = sparse.plan(conn, [Correction(click, "valid", "dispute 4711")], actor="ann", reason="")
