@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -39,11 +39,35 @@ def _absolute(value: object) -> object:
     return Path(value).expanduser().absolute() if isinstance(value, str | Path) and str(value) else value
 
 
+def _postgres_address(value: str | None) -> str | None:
+    """Refuse what libpq cannot take apart here, where the setting is named: its own words may quote a password."""
+    if value is not None:
+        from psycopg import ProgrammingError, conninfo  # noqa: PLC0415 - most commands have it of the runtime file
+
+        try:
+            conninfo.conninfo_to_dict(value)
+        except ProgrammingError:
+            raise ValueError("a PostgreSQL address that libpq can read, special characters as %XX") from None
+    return value
+
+
+def _redis_address(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            _ = urlsplit(value).port
+        except ValueError:
+            raise ValueError("a Redis address, special characters as %XX") from None
+    return value
+
+
 HomePath = Annotated[Path, BeforeValidator(_absolute)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_absolute), BeforeValidator(_none_if_empty)]
 OptionalCap = Annotated[int | None, BeforeValidator(_none_if_empty)]
 OptionalTime = Annotated[time | None, BeforeValidator(_none_if_empty)]
 OptionalSecret = Annotated[str | None, BeforeValidator(_none_if_empty), Field(repr=False)]
+
+PostgresAddress = Annotated[OptionalSecret, AfterValidator(_postgres_address)]
+RedisAddress = Annotated[OptionalSecret, AfterValidator(_redis_address)]
 
 
 class Settings(BaseSettings):
@@ -52,8 +76,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
 
     home: HomePath = Path(".clickledger")  # local servers' data, logs, keys, the runtime file
-    database_url: OptionalSecret = Field(default=None, pattern=r"^postgres(ql)?://")  # given: no local PostgreSQL
-    redis_url: OptionalSecret = Field(default=None, pattern=r"^(rediss?|unix)://")  # given: no local Valkey
+    database_url: PostgresAddress = Field(default=None, pattern=r"^postgres(ql)?://")  # given: no local PostgreSQL
+    redis_url: RedisAddress = Field(default=None, pattern=r"^(rediss?|unix)://")  # given: no local Valkey
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8411, ge=0, le=65535)  # 0: any free one, named in the runtime file
@@ -151,7 +175,9 @@ def _explain(detail: ErrorDetails, given: dict[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{where}: no such setting"
     got = "a value that is kept out of messages" if name in _SECRETS else repr(detail["input"])
-    expected = detail["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    expected = (
+        detail["msg"].removeprefix("Input should be ").removeprefix("String should ").removeprefix("Value error, ")
+    )
     return f"{where}: expected {expected}, got {got}"
 
 

@@ -24,9 +24,10 @@ import typer
 
 from clickledger import console, settings
 from clickledger.console import output
-from clickledger.errors import ClickledgerError, Unavailable
+from clickledger.errors import ClickledgerError, Refused, Unavailable
 
 INTERRUPTED = 130
+UNDEFINED_TABLE = "42P01"  # SQLSTATE
 
 
 def program() -> typer.Typer:
@@ -76,6 +77,10 @@ def _report(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         output.error(f"disk full: {error}")
         return Unavailable.exit_code
+    if getattr(error, "sqlstate", None) == UNDEFINED_TABLE:
+        said = str(error).splitlines()[0]
+        output.error(output.as_typed(f"expected a migrated ledger (clickledger up) in this database, got: {said}"))
+        return Refused.exit_code
     if callable(explain := getattr(error, "format_message", None)):  # a wrong command line, in click's words
         output.error(f"{explain() or 'expected a command'} (see --help)")
         return int(getattr(error, "exit_code", 2))

@@ -17,7 +17,7 @@ import redis
 from clickledger.console import account, home, postgres, valkey
 from clickledger.console.home import Home, Runtime
 from clickledger.console.processes import Process
-from clickledger.errors import InvalidInput, Unavailable
+from clickledger.errors import InvalidInput, InvalidSetting, Unavailable
 from clickledger.settings import Settings
 
 START_SECONDS_MAX = 60.0
@@ -98,12 +98,18 @@ def stop_local(place: Home) -> list[str]:
 
 
 def check_redis(url: str) -> None:
-    """Raises `Unavailable` when the server does not answer, `InvalidInput` when it is too old for functions."""
+    """Raises `Unavailable` when the server does not answer, `InvalidInput` when it is too old for functions.
+
+    And `InvalidSetting` for an address that the client does not take.
+    """
     try:
         with redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=10) as client:
             version = str(client.info("server").get("redis_version", "0"))
     except redis.RedisError as error:
         raise Unavailable(f"the Redis server at {without_password(url)} does not answer: {error}") from error
+    except (TypeError, ValueError) as error:  # of the client's constructor, which takes what stands behind the `?`
+        shown = without_password(url)
+        raise InvalidSetting(f"CLICKLEDGER_REDIS_URL: expected a Redis address, got {shown}: {error}") from error
     if int(version.partition(".")[0]) < REDIS_VERSION_MIN:
         raise InvalidInput(f"expected Redis {REDIS_VERSION_MIN} or any Valkey, got Redis {version}")
 

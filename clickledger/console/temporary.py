@@ -53,6 +53,7 @@ def _start_servers(place: Home, settings: Settings) -> Settings:
     database_url = settings.database_url or services.start_postgres(place, seconds)
     redis_url = settings.redis_url or services.start_valkey(place, seconds)
     home.write(place, replace(home.read(place), database_url=database_url, redis_url=redis_url))
+    services.check_redis(redis_url)
     return settings.model_copy(update={"database_url": database_url, "redis_url": redis_url, "home": place.path})
 
 

@@ -85,6 +85,10 @@ class _Exchange:
             time.sleep(BLOCK_MS / 1000)
             self._open()
             return []
+        except redis.RedisError as error:  # out of memory or disk, a replica: it answers, and waiting does not help
+            raise Unavailable(
+                f"the Redis server refused the clicks: {error}; to send the same again is safe"
+            ) from error
         return found
 
     def close(self) -> None:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -133,6 +135,20 @@ def test_external_servers_that_do_not_answer_are_5(
     printed = capsys.readouterr()
     assert "error: " in printed.err
     assert "hunter2" not in printed.out + printed.err
+
+
+@pytest.mark.usefixtures("template_database")  # whose migrations made the roles, which are the server's
+def test_database_without_a_ledger_is_named_and_3(
+    servers: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLICKLEDGER_DATABASE_URL", servers.database_url)
+    monkeypatch.setenv("CLICKLEDGER_REDIS_URL", servers.redis_url)
+    code = copy_context().run(cli.run, ["totals", "--home", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (3, 1)
+    assert said.startswith(
+        f"error: expected a migrated ledger (clickledger up --home {tmp_path}) in this database, got: "
+    )
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:

@@ -144,6 +144,15 @@ def test_file_that_cannot_be_read_is_refused_before_anything_starts(program: Pro
     assert not (program.home / "run").exists()
 
 
+def test_redis_of_others_that_does_not_answer_is_5(database_url: str, tmp_path: Path) -> None:
+    urls = {"CLICKLEDGER_DATABASE_URL": database_url, "CLICKLEDGER_REDIS_URL": "redis://127.0.0.1:1"}
+    file = tmp_path / "clicks.ndjson"
+    file.write_bytes(row(1))
+    ended = Program(tmp_path / "home", urls).ingest(file)
+    assert (ended.code, ended.stderr.count("error: ")) == (5, 1)
+    assert "the Redis server at redis://127.0.0.1:1 does not answer" in ended.stderr
+
+
 def test_people_see_the_first_rejected_rows_and_how_many_more(program: Program, tmp_path: Path) -> None:
     file = tmp_path / "bad.ndjson"
     file.write_bytes(b"\n".join([b"{"] * 50))

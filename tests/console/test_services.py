@@ -18,7 +18,7 @@ import redis
 from clickledger import settings
 from clickledger.console import account, home, postgres, processes, services, valkey
 from clickledger.console.processes import Process
-from clickledger.errors import InvalidInput, Unavailable
+from clickledger.errors import InvalidInput, InvalidSetting, Unavailable
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "clickledger.console.cli"]
@@ -203,6 +203,14 @@ def test_valkey_keeps_a_log_never_evicts_and_listens_on_its_socket_only(servers:
 def test_a_redis_that_does_not_answer_is_unavailable_without_its_password() -> None:
     with pytest.raises(Unavailable, match="does not answer") as raised:
         services.check_redis("redis://:hunter2@127.0.0.1:1/0")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_an_address_with_an_option_that_no_client_has_is_a_wrong_setting_without_its_password() -> None:
+    with pytest.raises(
+        InvalidSetting, match="CLICKLEDGER_REDIS_URL: expected a Redis address, got .*nonsense"
+    ) as raised:
+        services.check_redis("redis://:hunter2@127.0.0.1:1/0?nonsense=1")
     assert "hunter2" not in str(raised.value)
 
 
