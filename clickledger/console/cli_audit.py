@@ -14,7 +14,7 @@ import typer
 from clickledger import errors
 from clickledger.console import audit_words, output, proofs, services
 from clickledger.console.cli_services import HomeOption, JsonOption, load
-from clickledger.ledger import audit, audit_work, billing, checkpoints, database, provenance, row_proof
+from clickledger.ledger import audit, audit_work, billing, checkpoints, database, provenance, reading, row_proof
 from clickledger.ledger.rights import Role
 from clickledger.scoring import click_identity
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clickledger.scoring.recount import Recounted
     from clickledger.scoring.rescore import Rescored
 
+DIGITS_MAX = 20  # of Unix nanoseconds, which are told what is wrong with them
 RESCORED = "re-scored decisions"
 
 
@@ -96,15 +97,21 @@ def _named(external_id: str, source: str | None, at: str | None) -> uuid.UUID | 
 
 def _milliseconds(at: str) -> int:
     """Unix milliseconds of an event time as typed."""
-    if at.isdecimal():
-        return int(at)
+    if at.isdecimal() and len(at) <= DIGITS_MAX:
+        return _of_an_id(int(at), at)
     try:
         moment = datetime.fromisoformat(at)
     except ValueError as error:
         raise errors.InvalidInput(f"--at: expected ISO 8601 or Unix milliseconds, got {at!r}") from error
     if moment.tzinfo is None:
         raise errors.InvalidInput(f"--at: expected a time with its zone, as in 2026-03-01T12:00:00Z, got {at!r}")
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return _of_an_id((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1), at)
+
+
+def _of_an_id(unix_ms: int, at: str) -> int:
+    if not 0 <= unix_ms < 1 << click_identity.TIME_BITS:
+        raise errors.InvalidInput(f"--at: expected a time since 1970 in milliseconds, not micros or nanos, got {at!r}")
+    return unix_ms
 
 
 def verify(
@@ -188,10 +195,15 @@ def totals(
     settings = services.attach(load(folder))
     url = str(settings.database_url)
     with database.connect(url, application_name="clickledger totals", role=Role.BILLING_READER) as conn:
-        found = billing.totals(conn, as_of)
-        posted, written_off = billing.feed_total(conn, as_of)
+        position = reading.position_of(conn, as_of)  # of one moment, however the log grows meanwhile
+        found = billing.totals(conn, position)
+        told = billing.feed_totals(conn, position)
     rows = [(t.currency, t.clicks, t.valid, t.invalid, t.undecided, f"{t.billed_micros / 1e6:,.6f}") for t in found]
-    output.rows("authoritative decisions", ("currency", "clicks", "valid", "invalid", "undecided", "billed"), rows)
+    output.rows(
+        f"authoritative decisions as of position {position}",
+        ("currency", "clicks", "valid", "invalid", "undecided", "billed"),
+        rows,
+    )
     output.hint("clickledger audit verify")
     if as_json:
         named = {
@@ -201,10 +213,12 @@ def totals(
                 "invalid": t.invalid,
                 "undecided": t.undecided,
                 "billed_micros": t.billed_micros,
+                "feed_posted_micros": told.get(t.currency, (0, 0))[0],
+                "feed_written_off_micros": told.get(t.currency, (0, 0))[1],
             }
             for t in found
         }
-        output.result({"totals": named, "feed_posted_micros": posted, "feed_written_off_micros": written_off})
+        output.result({"as_of": position, "totals": named})
 
 
 def advance(bar: output.Steps) -> audit.Progress:

@@ -118,9 +118,10 @@ def incident_raise(
         raised = incidents.raise_by_hand(conn, model, person(actor), reason)
         following = recovery_words.after_incident(conn, raised)
     output.say(f"incident {raised.incident_id}: model {raised.model_version} of epoch {raised.deployment_epoch}")
+    watch = output.as_typed(f"clickledger incident show {raised.incident_id}")
     output.say(
         "where CLICKLEDGER_ROLLBACK_POLICY is auto, the default, workers roll it back and start its replay within "
-        f"seconds: clickledger incident show {raised.incident_id}"
+        f"seconds: {watch}"
     )
     output.hint(following)
     if as_json:
@@ -219,21 +220,21 @@ def rollback(
         revoked = ", ".join(map(str, done.revoked_epochs))
         output.say(f"epoch {done.epoch} is in force since position {done.position}")
         output.say(f"revoked, so that nothing they decide is accepted any more: epochs {revoked}")
-    output.hint(following)
+    for command in following:
+        output.hint(command)
     if as_json:
         fields = {} if done is None else done._asdict() | {"considered": considered}
         output.result({"incident_id": incident_id, **fields})
 
 
-def _after_rollback(conn: database.Connection, incident_id: int | None, done: deployments.RolledBack | None) -> str:
-    """The replay that follows, its ids filled in."""
+def _after_rollback(
+    conn: database.Connection, incident_id: int | None, done: deployments.RolledBack | None
+) -> list[str]:
+    """The replays that follow, their ids filled in."""
     if incident_id is not None or done is None:
-        output.say(
-            f"where CLICKLEDGER_AUTO_REPLAY is on, workers start its replay: clickledger incident show {incident_id}"
-        )
-        return f"clickledger replay plan --incident {incident_id}"
+        watch = output.as_typed(f"clickledger incident show {incident_id}")
+        output.say(f"where CLICKLEDGER_AUTO_REPLAY is on, workers start its replay: {watch}")
+        return [f"clickledger replay plan --incident {incident_id}"]
     deciding = deployments.models_of(deployments.current(conn).routing)
     model = deciding.pop() if len(deciding) == 1 else "MODEL"
-    first, *others = done.revoked_epochs
-    more = f"; then --deployment {', '.join(map(str, others))}" if others else ""
-    return f"clickledger replay plan --deployment {first} --model {model}{more}"
+    return [f"clickledger replay plan --deployment {epoch} --model {model}" for epoch in done.revoked_epochs]

@@ -157,6 +157,7 @@ def _watched(conn: database.Connection) -> str:
 def rollback(
     reason: cli_recovery.ReasonOption,
     model: Annotated[int | None, typer.Argument(help="Model version; default the one that came last.")] = None,
+    actor: ActorOption = None,
     folder: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,4 +165,4 @@ def rollback(
     if model is None:
         with ledger(folder, Role.AUDITOR_READER) as conn:
             model = deployments.newest_of(deployments.current(conn).routing)
-    cli_recovery.rollback(reason=reason, incident_id=None, model=model, folder=folder, as_json=as_json)
+    cli_recovery.rollback(reason=reason, incident_id=None, model=model, actor=actor, folder=folder, as_json=as_json)

@@ -88,8 +88,10 @@ def follow(
 
 def _silent(run: Progress) -> str:
     if run.stage == "paused":
-        return f"run {run.run_id} is paused: clickledger replay resume {run.run_id} --reason ..."
-    return f"run {run.run_id}: no progress for {SILENT_SECONDS:g} s; do workers run? clickledger status"
+        command = f"clickledger replay resume {run.run_id} --reason WHY"
+        return f"run {run.run_id} is paused: {output.as_typed(command)}"
+    status = output.as_typed("clickledger status")
+    return f"run {run.run_id}: no progress for {SILENT_SECONDS:g} s; do workers run? {status}"
 
 
 def _tell(run: Progress, rate: Rate, drawn: bool, slow: str | None) -> None:

@@ -24,6 +24,7 @@ INK, MUTED, GRID = "#1c2733", "#5b6776", "#e3e7ec"
 LOOK: Any = {  # of figures: draw them within a context of it
     "svg.hashsalt": "clickledger",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # labels are names that others gave: a dollar sign begins no formula
     "font.family": ["DejaVu Sans"],
     "font.size": 9.5,
     "text.color": INK,

@@ -30,9 +30,9 @@ SELECT_PAGE_END = """
         FROM log l WHERE l.position > %(position)s ORDER BY l.position LIMIT %(limit)s + 1) page
     WHERE rows_before <= %(limit)s"""
 SELECT_THIS_MONTH = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM')"
-SELECT_FEED_TOTAL = """
-    SELECT coalesce(sum(amount_micros), 0)::bigint, coalesce(sum(write_off_micros), 0)::bigint
-    FROM billing_entries WHERE position <= %s"""
+SELECT_FEED_TOTALS = """
+    SELECT currency, sum(amount_micros)::bigint, sum(write_off_micros)::bigint
+    FROM billing_entries WHERE position <= %s GROUP BY currency"""
 
 
 SELECT_CLOSED = """
@@ -113,13 +113,25 @@ def totals(conn: database.Connection, as_of: int | None = None) -> list[reading.
     return reading.totals(conn, as_of)
 
 
-def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int, int]:
-    """Sum of all lines of the feed up to a position: (posted, written off), micros. Raises as `totals` does."""
+def feed_totals(conn: database.Connection, as_of: int | None = None) -> dict[str, tuple[int, int]]:
+    """Sums of all lines of the feed up to a position, by currency: (posted, written off), micros.
+
+    Raises as `totals` does. It opens every day, as the view does.
+    """
     position = reading.position_of(conn, as_of)
     with departed.snapshot(conn):
-        row = conn.execute(SELECT_FEED_TOTAL, (position,)).fetchone()
-        charged = sum(gone.charged_micros for gone in departed.totals(conn, position))
-    return (int(row[0]) + charged, int(row[1])) if row else (charged, 0)
+        rows = conn.execute(SELECT_FEED_TOTALS, (position,)).fetchall()
+        found = {currency: (int(posted), int(written_off)) for currency, posted, written_off in rows}
+        for gone in departed.totals(conn, position):
+            posted, written_off = found.get(gone.currency, (0, 0))
+            found[gone.currency] = (posted + gone.charged_micros, written_off)
+    return dict(sorted(found.items()))
+
+
+def feed_total(conn: database.Connection, as_of: int | None = None) -> tuple[int, int]:
+    """`feed_totals` of a ledger of one currency, or as a checksum over all: (posted, written off), micros."""
+    sums = feed_totals(conn, as_of).values()
+    return sum(posted for posted, _ in sums), sum(written_off for _, written_off in sums)
 
 
 def close_period(conn: database.Connection, period: str, actor: str, reason: str = "") -> int:

@@ -56,18 +56,23 @@ def start(conn: database.Connection, plan: Plan, actor: str, reason: str, *, chu
 def again(conn: database.Connection, run_id: int, actor: str, reason: str) -> runs.Run:
     """A new run in place of one, for the same range, model and scope; that one is abandoned and its rows stay.
 
-    Raises Refused while it is published, and for a sparse run, which was stated and not computed.
+    Raises Refused while it is published, for a sparse run, which was stated and not computed, and where its incident
+    takes no other run or none can be planned; the run stays as it is then.
     """
     run = runs.get(conn, run_id)
     if run.mode not in (runs.RESCORE, runs.RECOMPUTE):
         raise errors.Refused(f"run {run_id} states its decisions: there is nothing to compute again")
-    if run.status != "abandoned":
-        publishing.abandon(conn, run_id, actor, reason)
     what = What((run.model_version, run.calibration_version), run.scope_filter, run.mode, run.kind, run.routes)
     if run.incident_id is not None and run.kind == RANGE:
+        if (incident := incidents.get(conn, run.incident_id)).status is Status.ABANDONED:
+            raise errors.Refused(
+                f"incident {incident.incident_id} is abandoned: expected one that is open to plan again"
+            )
         plan = plans.for_incident(conn, run.incident_id, run.scope_filter)
     else:
         plan = plans.for_positions(conn, run.lo, run.hi, what, f"in place of run {run_id}")
+    if run.status != "abandoned":
+        publishing.abandon(conn, run_id, actor, reason)
     return start(conn, plan, actor, reason)
 
 

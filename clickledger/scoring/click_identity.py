@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from clickledger.scoring.click import Click
 
+TIME_BITS = 48  # of a click id, which begins with its event time in Unix milliseconds
 _CLICK_ID_DOMAIN = b"clickledger.click_id.v1\0"
 _INTAKE_DOMAIN = b"clickledger.intake.v1\0"
 _UUIDV7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
@@ -53,7 +54,7 @@ def click_id_of(source: str, external_id: str, event_time_ms: int) -> bytes:
         own = bytes.fromhex(external_id.replace("-", ""))
         if int.from_bytes(own[:6], "big") == event_time_ms:
             return own
-    time = event_time_ms.to_bytes(6, "big")
+    time = event_time_ms.to_bytes(TIME_BITS // 8, "big")
     noise = bytearray(hashlib.sha256(_CLICK_ID_DOMAIN + _framed(source.encode(), external_id.encode(), time)).digest())
     noise[0] = 0x70 | (noise[0] & 0x0F)  # version 7
     noise[2] = 0x80 | (noise[2] & 0x3F)  # variant of RFC 9562

@@ -51,6 +51,13 @@ def test_no_command_has_a_name_of_its_own_for_whoever_gives_it() -> None:
     asked = {
         name: parameter for name, one in commands(program) for parameter in one.params if "--actor" in parameter.opts
     }
-    assert {"replay publish", "model train", "model judge", "model promote", "model override"} <= asked.keys()
+    assert {
+        "replay publish",
+        "model train",
+        "model judge",
+        "model promote",
+        "model rollback",
+        "model override",
+    } <= asked.keys()
     assert [name for name, parameter in asked.items() if parameter.default is not None] == []
     assert [name for name, parameter in asked.items() if parameter.required] == ["model override"]

@@ -208,7 +208,7 @@ def test_a_redis_that_does_not_answer_is_unavailable_without_its_password() -> N
 
 def test_an_address_with_an_option_that_no_client_has_is_a_wrong_setting_without_its_password() -> None:
     with pytest.raises(
-        InvalidSetting, match="CLICKLEDGER_REDIS_URL: expected a Redis address, got .*nonsense"
+        InvalidSetting, match=r"CLICKLEDGER_REDIS_URL: expected a Redis address, got .*nonsense"
     ) as raised:
         services.check_redis("redis://:hunter2@127.0.0.1:1/0?nonsense=1")
     assert "hunter2" not in str(raised.value)

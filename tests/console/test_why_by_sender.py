@@ -22,7 +22,16 @@ def test_click_id_alone_is_looked_up_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "at"), [("shop", None), (None, "1772366400123"), ("shop", "noon"), ("shop", "2026-03-01T12:00")]
+    ("source", "at"),
+    [
+        ("shop", None),
+        (None, "1772366400123"),
+        ("shop", "noon"),
+        ("shop", "2026-03-01T12:00"),
+        ("shop", "1772366400123000"),
+        ("shop", "1969-12-31T23:59:59Z"),
+        ("shop", "9" * 5000),
+    ],
 )
 def test_half_a_name_or_a_time_without_zone_is_refused(source: str | None, at: str | None) -> None:
     with pytest.raises(errors.InvalidInput, match="expected"):

@@ -13,6 +13,7 @@ from decided_traffic import BAD_LIMIT, STABLE_LIMIT, Traffic, Versions, bad_depl
 from clickledger import errors
 from clickledger.ledger import comparison, database, deployments, log, publication, rebuild, runs
 from clickledger.recovery import incidents, plans, preview, publishing, replay, rollback, sampling, steps, working
+from clickledger.recovery.incidents import Status
 from clickledger.recovery.plans import Plan, What
 from clickledger.recovery.working import Worker
 from clickledger.scoring import rescore
@@ -96,6 +97,17 @@ def test_an_incident_is_replayed_by_the_model_that_each_slice_is_routed_to(
     anew = replay.again(conn, run.run_id, "tests", "once more")
     assert anew.routes == run.routes == {"*": stable, "web/out": of_web}
     assert rebuild.differences(conn) == []
+
+
+def test_a_run_that_cannot_be_done_again_stays_as_it_is(conn: database.Connection) -> None:
+    *_, bad = bad_deployment(conn, clicks=20)
+    raised = incidents.raise_by_hand(conn, bad[0], "ann", "people are flagged")
+    rollback.roll_back_incident(conn, raised, "ann", "")
+    run = replay.start(conn, plans.for_incident(conn, raised.incident_id), "ann", "")
+    incidents.move(conn, raised.incident_id, Status.ABANDONED, "ann", "a false alarm")
+    with pytest.raises(errors.Refused, match=f"incident {raised.incident_id} is abandoned"):
+        replay.again(conn, run.run_id, "ann", "once more")
+    assert runs.get(conn, run.run_id).status == run.status
 
 
 def test_a_canary_decides_nothing_again(conn: database.Connection) -> None:
