@@ -85,6 +85,7 @@ def _register(
 ) -> int:
     with log.writing(conn) as writer:
         if known := writer.execute("SELECT model_version FROM models WHERE digest = %s", (digest,)):
+            writer.confirm_earlier()
             return int(known[0][0])
         version = int(writer.execute("SELECT coalesce(max(model_version), 0) + 1 FROM models")[0][0])
         payload = {"model_version": version, "kind": kind, "digest": digest.hex(), "metadata": metadata}

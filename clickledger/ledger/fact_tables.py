@@ -40,7 +40,9 @@ def register(conn: database.Connection, name: str, content: bytes, row_count: in
         with log.writing(conn) as writer:
             known = writer.execute(SELECT_KNOWN, (KIND, name, digest.hex()))
             version = int(known[0][0]) if known else writer.next_position
-            if not known:
+            if known:
+                writer.confirm_earlier()
+            else:
                 payload = {"name": name, "version": version, "digest": digest.hex(), "rows": row_count}
                 if (position := writer.record("fact_table_set", payload, actor, reason).position) != version:
                     raise errors.InvariantBroken(f"table of facts: expected position {version}, got {position}")

@@ -147,7 +147,7 @@ def _write(
     with log.writing(conn) as writer:
         fresh = this.only(_new(conn, ids))
         if not fresh.kept:
-            writer.execute("SELECT await_standbys()")
+            writer.confirm_earlier()
             return _Written(None, None, [])
         return _copy_in(conn, writer, fresh, actor)
 

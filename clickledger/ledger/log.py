@@ -95,6 +95,13 @@ class Writer:
         position, recorded_at, chain_hash = row
         return Entry(position, kind, recorded_at, actor, reason, text, count, digest, chain_hash)
 
+    def confirm_earlier(self) -> None:
+        """Let this commit, which may write nothing else, wait for synchronous standbys as the first answer's did.
+
+        For who is about to answer that something was there before: who hears that takes it for safe.
+        """
+        self._conn.execute("SELECT await_standbys()")
+
     def execute(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement in the same transaction; rows if it returns any."""
         cursor = self._conn.execute(statement, parameters)

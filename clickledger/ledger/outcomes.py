@@ -70,6 +70,7 @@ def _append_part(conn: database.Connection, part: list[Outcome], actor: str, rea
         known = {(k[0].bytes, k[1], k[2]) for k in writer.execute(SELECT_KNOWN, _columns(part)[:3])}
         fresh = [o for o in part if (o.click_id, o.kind, o.occurred_at_ms) not in known]
         if not fresh:
+            writer.confirm_earlier()
             return 0, None
         columns, leaf_bytes = _columns(fresh), _leaves(fresh)
         writer.execute(INSERT_OUTCOMES, (writer.next_position, *columns))

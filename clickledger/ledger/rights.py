@@ -138,6 +138,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "decision_of": Function(_MONEY),
     # Writing.
     "take_log_lock": Function(_WRITERS),
+    "await_standbys": Function(_WRITERS),
     "record_entry": Function(_WRITERS, as_owner=True),
     "append_batch": Function((Role.SCORER,), as_owner=True),
     "ensure_day": Function((Role.SCORER,), as_owner=True),
@@ -148,7 +149,6 @@ FUNCTIONS: Mapping[str, Function] = {
     "import_position": Function(()),
     # Called by the functions and triggers above only.
     "check_epochs": Function(()),
-    "await_standbys": Function(()),
     "write_entry": Function(()),
     "attach_partition": Function(()),
     "make_history": Function(()),

@@ -240,6 +240,7 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
     with log.writing(conn) as writer:
         run = Run(*writer.execute(SELECT_RUN, (run_id,))[0])
         if run.status == "staged":
+            writer.confirm_earlier()
             return run
         if run.status != "planned" or run.paused_position:
             stands = "paused" if run.paused_position else run.status

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import batches
 import pytest
 from growing import grow
@@ -17,6 +20,7 @@ from clickledger.ledger import (
     log,
     merkle,
     merkle_tiles,
+    rebuild,
     signed_note,
 )
 from clickledger.ledger.signed_note import SigningKey
@@ -52,6 +56,24 @@ def key(conn: database.Connection) -> SigningKey:
     made = signed_note.generate(checkpoint_keys.origin(conn))
     checkpoint_keys.announce(conn, made, "tests")
     return made
+
+
+def test_checks_that_take_long_between_two_statements_are_not_ended_by_the_server(
+    conn: database.Connection, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(conn, 3)
+    checkpoints.sign(conn, key, "tests")
+    for module, name in ((checkpoints, "_row_problems"), (rebuild, "fold")):
+        within = getattr(module, name)
+
+        def slowly(*asked: Any, within: Any = within) -> Any:
+            time.sleep(0.6)
+            return within(*asked)
+
+        monkeypatch.setattr(module, name, slowly)
+    conn.execute("SET idle_in_transaction_session_timeout = '300ms'")
+    report = audit.verify(conn)
+    assert report.ok, report.failures
 
 
 def forge(conn: database.Connection, statement: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from batches import batch, clicks
 
 from clickledger import errors
-from clickledger.ledger import append, database, deployments, importing, log
+from clickledger.ledger import append, database, deployments, fact_tables, importing, log, outcomes
+from clickledger.ledger.outcomes import Outcome
 
 Connect = Callable[[], database.Connection]
 WAITING = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s"
@@ -58,6 +59,8 @@ WRITES: dict[str, Callable[[database.Connection], object]] = {
     "append": lambda conn: append.append(conn, batch(clicks(3)), actor="tests"),
     "import": lambda conn: importing.import_batch(conn, batch(clicks(3)), actor="tests"),
     "control entry": lambda conn: log.record(conn, "noted", {}, "tests"),
+    "outcomes": lambda conn: outcomes.append(conn, [Outcome(clicks(1)[0].click_id, "purchase", 1, 1)], actor="tests"),
+    "table of facts": lambda conn: fact_tables.register(conn, "networks", b"content", 1, "tests"),
     "model": lambda conn: deployments.register_model(conn, b"artefact", "network", {}, "tests"),
 }
 
@@ -99,3 +102,15 @@ def test_repeats_are_answered_only_once_the_standby_has_the_first(
     answered = WRITES[write](ledger)
     assert isinstance(answered, append.Appended)
     assert answered.outcome == ["repeat"] * 3
+
+
+@pytest.mark.parametrize("write", ["outcomes", "model", "table of facts"])
+def test_what_is_known_already_is_answered_only_once_the_standby_has_the_first(
+    connect: Connect, ledger: database.Connection, standbys: Standbys, write: str
+) -> None:
+    standbys("nobody")
+    for _ in range(2):
+        refused_as_unknown(connect, ledger, write)
+    standbys("")
+    WRITES[write](ledger)
+    assert log.head(connect()).position == 3
