@@ -11,7 +11,7 @@
     │   ├── RevokedDeployment            4     the batch was decided under an epoch that was rolled back
     │   ├── LostCounters                 4     the batch was counted under a counter epoch that is gone
     │   └── StalePlan                    4     the comparison or plan no longer describes the ledger
-    │       └── OutdatedRun              4     nor does the run itself, which carries what was replaced: plan again
+    │       └── OutdatedRun              4     nor does the run itself, by what it carries or who decided: plan again
     └── Unavailable                      5     a server or worker does not answer
 
 Messages are lower case and say what was expected and what came, with ids.

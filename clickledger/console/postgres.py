@@ -214,16 +214,20 @@ def _launch(place: Place) -> Process:
 
 
 def _await_answer(place: Place, process: Process, seconds: float) -> None:
-    """Recovery after a crash may take long; as long as the process lives and says "starting up", that is progress."""
+    """Recovery after a crash or of a backup may take long; while the process lives, that is progress."""
     deadline = time.monotonic() + seconds
     last = "no answer"
 
     def answers() -> bool:
         nonlocal last
         try:
-            psycopg.connect(place.url("postgres"), connect_timeout=5).close()
+            with psycopg.connect(place.url("postgres"), connect_timeout=5) as connection:
+                row = connection.execute("SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp()").fetchone()
         except psycopg.OperationalError as error:
             last = " ".join(str(error).split())
+            return not processes.alive(process)
+        if row is not None and row[0]:  # a restore: it may be read, and does not hold all that will come back
+            last = f"it still replays what was archived, by now up to {row[1]}; say it again to wait on"
             return not processes.alive(process)
         return True
 

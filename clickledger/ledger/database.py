@@ -260,6 +260,16 @@ def committing(conn: Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def committed(what: str) -> Iterator[None]:
+    """For what follows a commit that was confirmed: when the server goes away now, `what` was done all the same."""
+    try:
+        yield
+    except errors.Unavailable as error:
+        error.args = (f"{error}; but {what}",)
+        raise
+
+
 class _Cancelled(errors.Unavailable, psycopg.errors.QueryCanceled):
     """psycopg itself waits for this one where it breaks a COPY off, so it has to be one of its own as well."""
 
@@ -275,12 +285,12 @@ def _translate(error: psycopg.Error) -> errors.ClickledgerError | None:
             return errors.LostCounters(message)
         case "CL003":
             return errors.InvariantBroken(message)
-        case "CL004":
+        case "CL004" | "CL006":
             return errors.Refused(message)
         case "CL005":
             return errors.Conflict(message)
-        case "CL006":
-            return errors.Refused(message)
+        case "25006":  # read only SQL transaction
+            return errors.Unavailable(f"this server takes no writes now, as a standby or one that recovers: {message}")
         case "42501":  # insufficient privilege
             return errors.Refused(f"this role may not do that: {message}")
         case "23P01" | "23514":  # exclusion and check constraints

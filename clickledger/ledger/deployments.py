@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -30,6 +30,10 @@ FACTS_VERSION = "facts_version"  # of a routing: a version of `fact_tables`; 0 o
 SELECT_CURRENT = """
     SELECT d.epoch, d.routing, d.from_position, l.recorded_at
     FROM deployments d JOIN log l ON l.position = d.from_position ORDER BY d.epoch DESC LIMIT 1"""
+# Whoever rolls a model back revokes an epoch of it by the same entry; epochs are far fewer than entries.
+SELECT_ROLLBACKS = """
+    SELECT l.position, (l.payload::json ->> 'bad_model')::integer FROM log l
+    WHERE l.position IN (SELECT revoked_position FROM deployments WHERE revoked_position > %s) ORDER BY l.position"""
 SELECT_EPOCHS = "SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch"
 SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
 SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
@@ -327,6 +331,20 @@ def fence(
             kept |= {"shadow": None}
         extra = {"bad_model": bad_model, "incident_id": incident_id}
         return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
+
+
+def rolled_back_since(writer: log.Writer, models: Collection[int], position: int) -> tuple[int, int] | None:
+    """The first of these models that was rolled back after a position, and at which."""
+    for at, model in writer.execute(SELECT_ROLLBACKS, (position,)):
+        if model in models:
+            return model, at
+    return None
+
+
+def is_fenced(writer: log.Writer, model: int) -> bool:
+    """Whether a model was rolled back and not deployed again since."""
+    epochs = [revoked for _, text, revoked in writer.execute(SELECT_EPOCHS) if model in models_of(json.loads(text))]
+    return bool(epochs) and None not in epochs
 
 
 def holding(conn: database.Connection, model: int) -> list[int]:

@@ -17,7 +17,7 @@ import time
 from typing import Any, NamedTuple
 
 from clickledger import errors
-from clickledger.ledger import authority, database, departed, four_eyes, layers, log, runs
+from clickledger.ledger import authority, database, departed, deployments, four_eyes, layers, log, runs
 from clickledger.ledger.authority_map import BACKTEST, SPARSE
 from clickledger.ledger.caps import NO_CAPS, Caps
 
@@ -51,7 +51,8 @@ def publish(
     """Put a staged run in force for its clicks, as the comparison named by `digest` said.
 
     Raises Refused before it is staged, when it is in force already, and above a cap when nobody else planned or
-    compared it; StalePlan when the world changed since.
+    compared it; StalePlan when the world changed since, OutdatedRun where only a new plan takes that in, as when a
+    model that it was decided by has been rolled back: nobody may put in force what was just found to be wrong.
     """
     prepared = four_eyes.of_publication(conn, run_id, digest)
     with log.writing(conn) as writer:
@@ -100,6 +101,11 @@ def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[i
     if not (found := writer.execute(SELECT_NEWEST_COMPARISON, (run.run_id,))):
         raise errors.Refused(f"run {run.run_id} was not compared yet")
     comparison_id, adjustment_set, since, newest, summary_text = found[0]
+    if back := deployments.rolled_back_since(writer, run.models, run.run_id):
+        raise errors.OutdatedRun(
+            f"run {run.run_id} was decided by model {back[0]}, which was rolled back since, at position {back[1]}: "
+            "plan again"
+        )
     if bytes(newest).hex() != digest:
         raise errors.StalePlan(f"run {run.run_id}: expected comparison {bytes(newest).hex()}, got {digest}")
     if changed := layers.changed(writer, run, since):

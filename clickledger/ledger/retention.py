@@ -201,7 +201,8 @@ def detach(conn: database.Connection, day: date, actor: str, reason: str, months
             _seal(conn, day, sealed=True)
         for parent, name in _tables(day):
             _detach_table(conn, parent, name)
-    return get(conn, day)
+    with database.committed(f"{day} is detached"):
+        return get(conn, day)
 
 
 def drop(conn: database.Connection, day: date, actor: str, reason: str) -> Detached:
@@ -232,7 +233,8 @@ def drop(conn: database.Connection, day: date, actor: str, reason: str) -> Detac
 
         partitions.patiently(attempt, f"drop of {day}")
         database.require_confirmed(conn)  # within, there was no commit yet
-    return get(conn, day)
+    with database.committed(f"{day} is dropped"):
+        return get(conn, day)
 
 
 def _droppable(conn: database.Connection, day: date) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,6 +87,11 @@ class Run:
         return {name: (pair[0], pair[1]) for name, pair in json.loads(self.routes_text).items()}
 
     @property
+    def models(self) -> set[int]:
+        """The models that it names to decide; none for a sparse run, nor where each click keeps its own."""
+        return named_models(self.model_version, self.routes)
+
+    @property
     def click_ids(self) -> ClickIds:
         """The smallest and largest click id, unknown before staging and for runs staged by version 0.1.0."""
         return ClickIds(self.click_id_min, self.click_id_max)
@@ -95,6 +100,11 @@ class Run:
     def scope_filter(self) -> dict[str, list[str]]:
         """The slices and advertisers the run re-decides; an absent key means all."""
         return dict(json.loads(self.scope))
+
+
+def named_models(model_version: int, routes: Mapping[str, Sequence[int]] | None) -> set[int]:
+    """The models of a run or plan: the one that decides all, or those of its routes, by slice."""
+    return {model_version, *(pair[0] for pair in (routes or {}).values())} - {OWN}
 
 
 class Chunk(NamedTuple):
@@ -168,7 +178,8 @@ def plan(
         writer.execute(INSERT_CHUNKS, (run_id, numbers, *[list(column) for column in zip(*chunks, strict=True)]))
         if also is not None:
             also(writer, run_id)
-    return get(conn, run_id)
+    with database.committed(f"run {run_id} is planned"):
+        return get(conn, run_id)
 
 
 def batches(conn: database.Connection, lo: int, hi: int) -> list[tuple[int, int]]:
@@ -255,7 +266,8 @@ def stage(conn: database.Connection, run_id: int, actor: str) -> Run:
             )
         digest = canonical.run_digest([(lo, hi, rows, bytes(content)) for lo, hi, rows, content, *_ in chunks])
         freeze(writer, run_id, done, digest, counted.click_ids, actor, _features_digest(run, chunks))
-    return get(conn, run_id)
+    with database.committed(f"run {run_id} is staged"):
+        return get(conn, run_id)
 
 
 def _features_digest(run: Run, chunks: list[tuple[Any, ...]]) -> bytes | None:

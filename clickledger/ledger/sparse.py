@@ -109,7 +109,8 @@ def plan(
         writer.execute(INSERT_RUN, (run_id, decided.lo, decided.hi, MODE, len(decided), incident_id, SPARSE))
         content = _write_rows(conn, writer, run_id, decided)
         runs.freeze(writer, run_id, len(decided), content, decided.click_ids, actor)
-    return runs.get(conn, run_id)
+    with database.committed(f"run {run_id} is planned and staged"):
+        return runs.get(conn, run_id)
 
 
 def _check(corrections: Sequence[Correction]) -> None:

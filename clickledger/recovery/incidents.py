@@ -116,7 +116,8 @@ def raise_incident(
         payload = {"deployment_epoch": deployment_epoch, "model_version": model_version, **evidence}
         raised = writer.record("anomaly_raised", payload, actor, reason).position
         writer.execute(INSERT_INCIDENT, (raised, Status.RAISED.value, deployment_epoch, model_version, raised))
-    return get(conn, raised)
+    with database.committed(f"incident {raised} is raised"):
+        return get(conn, raised)
 
 
 def raise_by_hand(conn: database.Connection, model_version: int | None, actor: str, reason: str) -> Incident:
@@ -147,7 +148,8 @@ def move(
     """Move an incident on. Raises NotFound, or Refused when it may not go there from where it stands."""
     with log.writing(conn) as writer:
         move_within(writer, incident_id, status, actor, reason, run_id)
-    return get(conn, incident_id)
+    with database.committed(f"incident {incident_id} is {status.value}"):
+        return get(conn, incident_id)
 
 
 def move_within(

@@ -26,7 +26,7 @@ def caps_of(chosen: Settings) -> Caps:
 def compare(conn: database.Connection, run_id: int, actor: str) -> comparison.Comparison:
     """Compare a staged run with what is in force now; earlier comparisons of it are stale. Raises Refused."""
     compared = comparison.compare(conn, run_id, actor)
-    _follow(conn, run_id, actor)
+    _follow(conn, run_id, actor, f"run {run_id} is compared, digest {compared.digest}")
     return compared
 
 
@@ -35,14 +35,14 @@ def publish(
 ) -> Published:
     """Put a run in force as the comparison named by `digest` said. Raises StalePlan, Refused, NotFound."""
     published = publication.publish(conn, run_id, digest, actor, reason, caps)
-    _follow(conn, run_id, actor)
+    _follow(conn, run_id, actor, f"run {run_id} is published, at position {published.position}")
     return published
 
 
 def revert(conn: database.Connection, run_id: int, actor: str, reason: str, caps: Caps = NO_CAPS) -> Published:
     """Take a publication away. Raises Refused unless it is in force and on top, and no cap is in the way."""
     reverted = publication.revert(conn, run_id, actor, reason, caps)
-    _follow(conn, run_id, actor)
+    _follow(conn, run_id, actor, f"run {run_id} is reverted, at position {reverted.position}")
     return reverted
 
 
@@ -52,7 +52,7 @@ def abandon(conn: database.Connection, run_id: int, actor: str, reason: str) -> 
     Raises Refused while it is published, or when it was given up already.
     """
     runs.abandon(conn, run_id, actor, reason)
-    _follow(conn, run_id, actor)
+    _follow(conn, run_id, actor, f"run {run_id} is given up")
 
 
 def follow_run(conn: database.Connection, incident: Incident, actor: str) -> None:
@@ -72,8 +72,9 @@ def follow_run(conn: database.Connection, incident: Incident, actor: str) -> Non
             raise
 
 
-def _follow(conn: database.Connection, run_id: int, actor: str) -> None:
+def _follow(conn: database.Connection, run_id: int, actor: str, done: str) -> None:
     """What was done is committed by now; when this fails, `steps.advance` brings the incident along later."""
-    incident_id = runs.get(conn, run_id).incident_id
-    if incident_id is not None:
-        follow_run(conn, incidents.get(conn, incident_id), actor)
+    with database.committed(done):
+        incident_id = runs.get(conn, run_id).incident_id
+        if incident_id is not None:
+            follow_run(conn, incidents.get(conn, incident_id), actor)

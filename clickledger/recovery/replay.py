@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clickledger import errors
-from clickledger.ledger import database, log, runs
+from clickledger.ledger import database, deployments, log, runs
 from clickledger.ledger.authority_map import RANGE
 from clickledger.recovery import block_ranges, incidents, plans, publishing
 from clickledger.recovery.incidents import Status
@@ -30,6 +30,9 @@ def start(conn: database.Connection, plan: Plan, actor: str, reason: str, *, chu
 
     def attach(writer: log.Writer, run_id: int) -> None:
         if number is not None:
+            named = sorted(runs.named_models(plan.model_version, plan.routes))
+            if gone := [model for model in named if deployments.is_fenced(writer, model)]:
+                raise errors.StalePlan(f"model {gone[0]}, which was to decide again, has been rolled back: plan again")
             incidents.move_within(writer, number, Status.REPLAYING, actor, f"run {run_id}", run_id)
 
     block_ranges.summarise(conn)

@@ -194,6 +194,19 @@ def test_postgres_is_durable_and_listens_on_its_socket_only(folder: Path) -> Non
     assert stat.S_IMODE(database(folder).data.stat().st_mode) == 0o700
 
 
+def test_server_that_still_replays_a_backup_has_not_started(folder: Path) -> None:
+    write_mark(services.start_servers(folder))
+    services.stop_servers(folder)
+    signal_file = database(folder).data / "standby.signal"  # as a restore whose target is far: readable, and not there
+    signal_file.touch()
+    os.chown(signal_file, (owner := database(folder).data.stat()).st_uid, owner.st_gid)
+    with pytest.raises(Unavailable, match=r"still replays what was archived, by now up to .*; say it again to wait on"):
+        services.start_postgres(home.prepare(folder), 8.0)
+    services.stop_servers(folder)
+    signal_file.unlink()
+    assert has_mark(services.start_servers(folder))
+
+
 def test_valkey_keeps_a_log_never_evicts_and_listens_on_its_socket_only(servers: object, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         found = {name: client.config_get(name)[name] for name in ("appendonly", "maxmemory-policy", "port")}

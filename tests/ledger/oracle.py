@@ -76,6 +76,7 @@ class Run:
     digest: str | None = None
     compared_at: int = 0
     sparse: bool = False
+    model: int = 0
 
     def decides(self, click: bytes, log_position: int) -> bool:
         return self.lo <= log_position < self.hi and (click in self.written or not self.sparse)
@@ -116,6 +117,7 @@ class Oracle:
         self.calibrations: list[int] = []  # models of versions 1, 2, ...
         self.epochs: list[set[int]] = [set()]  # models of epochs 0, 1, ...
         self.revoked: set[int] = set()
+        self.rolled_back: list[tuple[int, int]] = []  # position, model
         self.counter_epoch = 1
         self.runs: dict[int, Run] = {}
         self.publications: list[Publication] = []
@@ -205,7 +207,7 @@ class Oracle:
         holding = [e for e, models in enumerate(self.epochs) if bad_model in models and e not in self.revoked]
         self.revoked |= set(holding)
         self.epochs.append({self.calibrations[calibration - 1]})
-        self._enter("rollback_declared")
+        self.rolled_back.append((self._enter("rollback_declared"), bad_model))
         return len(self.epochs) - 1, holding
 
     def lose_counters(self) -> int:
@@ -236,7 +238,7 @@ class Oracle:
         if not self.manifest(lo, hi):
             raise Refusal("Refused")
         run_id = self._enter("replay_planned")
-        self.runs[run_id] = Run(run_id, lo, hi)
+        self.runs[run_id] = Run(run_id, lo, hi, model=self.calibrations[-1])
         return run_id
 
     def correct(self, stated: Sequence[tuple[bytes, str]]) -> int:
@@ -291,6 +293,8 @@ class Oracle:
         run = self.runs[run_id]
         if run.status != "staged" or run.digest is None or self.in_force(run_id):
             raise Refusal("Refused")
+        if any(position > run_id and model == run.model for position, model in self.rolled_back):
+            raise Refusal("OutdatedRun")
         over = [p for p in self.publications if self.touch(p.run, run)]
         if digest != run.digest or any(p.changed_after(run.compared_at) for p in over):
             raise Refusal("StalePlan")

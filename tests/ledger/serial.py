@@ -42,7 +42,10 @@ MESSAGES = {
         r"|run \d+ changed the (range|clicks) at position \d+, after position \d+: compare again"
         r"|period 2024-\d\d was closed after position \d+: compare again"
     ),
-    ("publish", "OutdatedRun"): r"run \d+ carries decisions that run \d+ has replaced: plan again",
+    ("publish", "OutdatedRun"): (
+        r"run \d+ carries decisions that run \d+ has replaced: plan again"
+        r"|run \d+ was decided by model \d+, which was rolled back since, at position \d+: plan again"
+    ),
     ("revert", "Refused"): (
         r"run \d+ is not in force: nothing to revert"
         r"|run \d+, published at \d+, lies on top of run \d+: correct it by a new run"

@@ -6,6 +6,7 @@ import base64
 import importlib
 import inspect
 import pkgutil
+import re
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from clickledger.ledger import (
     audit_counting,
     audit_rows,
     audit_runs,
+    comparison,
     database,
     delayed,
     departed,
@@ -31,10 +33,12 @@ from clickledger.ledger import (
     log,
     outcomes,
     preparation,
+    publication,
     runs,
     signed_note,
     sparse,
 )
+from clickledger.recovery import publishing
 
 Connect = Callable[[], database.Connection]
 
@@ -197,6 +201,57 @@ def test_control_entry_is_uncertain_only_when_its_commit_was_under_way(
         conn.close()
     assert uncertain == [False, False, False, True]
     assert [entry.kind for entry in log.read(admin, kinds=["noted"])] == ["noted"]
+
+
+def _plan(conn: database.Connection) -> object:
+    return runs.plan(conn, 2, 3, model_version=1, calibration_version=1, actor="tests", reason="")
+
+
+def _correct(conn: database.Connection) -> object:
+    return sparse.plan(conn, [CORRECTION], actor="tests", reason="")
+
+
+def _publish(conn: database.Connection) -> object:
+    """What was corrected last, compared by somebody else and reverted if it is in force."""
+    [(run_id,)] = conn.execute("SELECT max(run_id) FROM replay_runs").fetchall()
+    return publishing.publish(conn, run_id, comparison.latest(conn, run_id).digest, "tests", "")
+
+
+@pytest.mark.parametrize(("call", "kind"), [(_plan, "planned"), (_correct, "planned"), (_publish, "published")])
+def test_who_loses_the_server_after_the_commit_is_told_what_was_done(
+    admin: database.Connection, connect: Connect, call: Callable[[database.Connection], object], kind: str
+) -> None:
+    append.append(admin, batch(clicks(1)), actor="tests")
+    replays.model(admin)
+    told, exchange, ended = [], 0, False
+    while not ended:
+        if call is _publish:
+            comparison.compare(admin, sparse_run(admin), "tests")
+        conn, before = connect(), log.head(admin).position
+        with faults.fault_at(conn, exchange, moment="after") as exchanges:
+            try:
+                call(conn)
+            except errors.Unavailable as lost:
+                is_done = re.search(rf"may have committed|; but run \d+ is {kind}", str(lost)) is not None
+                assert is_done is (log.head(admin).position > before), f"exchange {exchange}: {lost}"
+                told.append(is_done)
+            ended = not exchanges.happened
+        conn.close()
+        exchange += 1
+    assert told.count(True) > 1 < told.count(False)
+
+
+def sparse_run(conn: database.Connection) -> int:
+    """A new correction of the click, with nothing in force of those before."""
+    for run_id in conn.execute("SELECT run_id FROM publications WHERE reverted_position IS NULL").fetchall():
+        publication.revert(conn, *run_id, "tests", "")
+    return sparse.plan(conn, [CORRECTION], actor="tests", reason="").run_id
+
+
+def test_server_that_takes_no_writes_is_unavailable(conn: database.Connection) -> None:
+    conn.execute("SET default_transaction_read_only = on")
+    with pytest.raises(errors.Unavailable, match="takes no writes now, as a standby or one that recovers"):
+        log.record(conn, "noted", {}, "tests")
 
 
 def test_cancelled_statement_is_unavailable_and_leaves_the_connection_usable(conn: database.Connection) -> None:

@@ -15,7 +15,7 @@ from psycopg import IsolationLevel
 from replays import Replayed, publish, publish_at_once, published, staged, work_chunk
 
 from clickledger import errors
-from clickledger.ledger import append, authority, billing, comparison, database, log, publication, runs
+from clickledger.ledger import append, authority, billing, comparison, database, deployments, log, publication, runs
 
 Connect = Callable[[], database.Connection]
 ROWS = clicks(10)
@@ -217,6 +217,19 @@ def test_run_that_carries_decisions_can_be_published_again_after_its_revert(two_
         publish(two_entries, run_id)
         assert verdicts(two_entries) == "viiiiiiiii"
         publication.revert(two_entries, run_id, "tests", "")
+
+
+def test_run_of_a_model_that_was_rolled_back_since_cannot_be_published(two_entries: database.Connection) -> None:
+    run_id = staged(two_entries, 2, 4, all_of("invalid"))
+    bad, other = replays.model(two_entries), replays.model(two_entries, b"other")
+    deployments.deploy(two_entries, replays.routing(*bad), "tests")
+    assert runs.get(two_entries, run_id).models == {bad[0]}
+    back = deployments.roll_back(two_entries, bad[0], replays.routing(*other), "tests")
+    said = f"run {run_id} was decided by model {bad[0]}, which was rolled back since, at position {back.position}"
+    with pytest.raises(errors.OutdatedRun, match=said):
+        publish(two_entries, run_id)
+    published(two_entries, 2, 4, all_of("invalid"))  # planned by somebody who knew
+    assert verdicts(two_entries) == "i" * 10
 
 
 def test_of_two_overlapping_runs_published_at_once_one_is_stale(

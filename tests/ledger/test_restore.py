@@ -5,6 +5,8 @@ A reader who saw more than was restored must be told so, before and after other 
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,15 +24,34 @@ from clickledger.ledger import append, audit, billing, database, log, schema
 ARCHIVED = "SELECT last_archived_wal >= %s FROM pg_stat_archiver WHERE last_archived_wal IS NOT NULL"
 
 
+def archive_command(archive: Path) -> str:
+    """As docs/operations.md has it: never overwrites; a segment is there whole under its final name, or not at all."""
+    final, part = f'"{archive}/%f"', f'"{archive}/%f.part"'
+    copied = f'test ! -f {final} && cp "%p" {part} && sync {part} && mv {part} {final} && sync {archive}'
+    return f'cmp -s "%p" {final} || {{ {copied}; }}'
+
+
+def test_segment_that_is_offered_again_after_a_crash_is_archived_and_another_one_of_its_name_refused(
+    tmp_path: Path,
+) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    said = "".join(re.findall(r"^ +'(.*)'", documented.partition("SET archive_command =")[2], re.MULTILINE)[:2])
+    assert said == archive_command(Path("/backup/wal"))
+    segment, archive = tmp_path / "segment", tmp_path / "archive"
+    archive.mkdir()
+    for content, code in ((b"first", 0), (b"first", 0), (b"other", 1), (b"first", 0)):
+        segment.write_bytes(content)
+        command = archive_command(archive).replace("%p", str(segment)).replace("%f", "0001")
+        assert subprocess.run(["sh", "-c", command], check=False).returncode == code
+        assert [(path.name, path.read_bytes()) for path in archive.iterdir()] == [("0001", b"first")]
+
+
 @contextmanager
 def archiving_server(tmp: Path) -> Iterator[tuple[OwnServer, Path]]:
     """A server that copies each finished segment of its write-ahead log to a folder."""
     archive = tmp / "archive"
     account.give(archive, account.for_servers(archive / "nothing"))
-    # Never overwrites; a segment is there whole under its final name, or not at all.
-    final, part = f'"{archive}/%f"', f'"{archive}/%f.part"'
-    command = f'test ! -f {final} && cp "%p" {part} && mv {part} {final}'
-    with own_server("archive_mode=on", f"archive_command={command}") as server:
+    with own_server("archive_mode=on", f"archive_command={archive_command(archive)}") as server:
         account.open_way(archive, account.for_servers(archive))
         yield server, archive
 

@@ -43,6 +43,7 @@ from clickledger.recovery import (
     known_customers,
     plans,
     publishing,
+    replay,
     rollback,
     steps,
     ticks,
@@ -406,6 +407,39 @@ def test_incidents_of_two_epochs_are_open_at_once(conn: database.Connection) -> 
     assert {status(conn, first), status(conn, second)} == {Status.REPLAYING}
     assert versions_of(deployments.current(conn).routing) == stable
     assert rebuild.differences(conn) == []
+
+
+def test_a_correction_by_a_model_that_was_rolled_back_meanwhile_is_left_to_people(conn: database.Connection) -> None:
+    _, stable, _, incident = raised(conn)
+    steps.advance(conn, Policy(), "tests")
+    run_id = incidents.get(conn, incident.incident_id).run_id
+    assert run_id is not None
+    work(conn, run_id)
+    assert steps.finish(conn, run_id, "tests") is not None
+    better = register(conn, STABLE_LIMIT + 1)
+    deployments.roll_back(conn, stable[0], routing(better), "ann", "no better")
+    for _ in range(2):
+        steps.advance(conn, Policy(auto_publish_gross_micros=10**15), "tests")
+    assert status(conn, incident) is Status.COMPARED
+    [proposed] = log.read(conn, kinds=["publication_proposed"])
+    assert "was rolled back since" in proposed.reason
+    with pytest.raises(errors.OutdatedRun, match=f"model {stable[0]}, which was rolled back since"):
+        publishing.publish(conn, run_id, comparison.latest(conn, run_id).digest, "ann", "")
+    anew = replay.again(conn, run_id, "ann", "by the model in force")
+    assert anew.models == {better[0]}
+
+
+def test_a_replay_by_a_model_that_was_rolled_back_since_it_was_planned_does_not_start(
+    conn: database.Connection,
+) -> None:
+    _, stable, bad, incident = raised(conn)
+    rollback.roll_back_incident(conn, incident, "ann")
+    plan = plans.for_incident(conn, incident.incident_id)
+    assert plan.model_version == stable[0] != bad[0]
+    deployments.roll_back(conn, stable[0], routing(register(conn, STABLE_LIMIT + 1)), "ann", "no better")
+    with pytest.raises(errors.StalePlan, match=f"model {stable[0]}, which was to decide again, has been rolled back"):
+        replay.start(conn, plan, "ann", "")
+    assert status(conn, incident) is Status.ROLLED_BACK
 
 
 def test_rollback_without_any_stable_model_is_refused_and_says_what_was_tried(conn: database.Connection) -> None:
