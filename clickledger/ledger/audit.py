@@ -214,7 +214,8 @@ class _Audit:
     def _tasks(self, lo: int, hi: int, rows_from: int | None) -> Iterator[Task]:
         for start in range(lo, hi, ENTRIES_PER_TASK):
             yield Task(audit_chain.verify, (start, min(start + ENTRIES_PER_TASK, hi)))
-        yield Task(audit_rows.verify_outcomes, (rows_from, hi, self._gone))
+        for part in audit_rows.outcome_parts(self._conn, rows_from, hi):
+            yield Task(audit_rows.verify_outcomes, (part, self._gone))
         for part in audit_rows.parts(self._conn, rows_from, hi):
             yield Task(audit_rows.verify_decided, (part, self._gone))
 

@@ -41,6 +41,9 @@ SELECT_SAMPLE = """
 SELECT_CLICKS = f"SELECT log_position, {', '.join(canonical.CLICK_COLUMNS)} FROM clicks WHERE {{where}}"
 SELECT_DECISIONS = f"SELECT line, log_position, {', '.join(canonical.DECISION_COLUMNS)} FROM decisions WHERE {{where}}"
 SELECT_OUTCOMES = f"SELECT line, log_position, {', '.join(canonical.OUTCOME_COLUMNS)} FROM outcomes WHERE {{where}}"
+SELECT_OUTCOME_ENTRIES = """
+    SELECT position, row_count FROM log
+    WHERE kind = 'outcomes_recorded' AND position < {hi}{from_} ORDER BY position"""
 SELECT_LEAVES = "SELECT position, leaves FROM leaves WHERE {where}"
 SELECT_STRAY = """
     SELECT r.log_position, r.click_id FROM {table} r
@@ -177,12 +180,21 @@ def _leaves_of_pairs(clicks: dict[bytes, bytes], decisions: list[bytes]) -> list
     return leaves
 
 
-def verify_outcomes(
-    conn: database.Connection, lo: int | None, hi: int, gone: audit_counting.Gone = nothing_gone
-) -> Rows:
-    """The outcomes of positions [lo, hi)."""
+def outcome_parts(conn: database.Connection, lo: int | None, hi: int) -> Iterator[Part]:
+    """All outcomes of positions [lo, hi), cut by position, after the entry with which `ROWS_PER_TASK` are together."""
+    rows, from_ = 0, "" if lo is None else f" AND position >= {lo}"
+    for position, count in conn.execute(SELECT_OUTCOME_ENTRIES.format(hi=hi, from_=from_).encode()).fetchall():
+        rows += count
+        if rows >= ROWS_PER_TASK and position + 1 < hi:
+            yield Part(None, None, lo, position + 1)
+            lo, rows = position + 1, 0
+    yield Part(None, None, lo, hi)
+
+
+def verify_outcomes(conn: database.Connection, part: Part, gone: audit_counting.Gone = nothing_gone) -> Rows:
+    """The outcomes of a part, which is one of positions."""
     result = Rows("outcomes_recorded", 0, (np.empty(0, np.int64), np.empty(0, np.int64)))
-    rows = list(copied_rows.stream(conn, SELECT_OUTCOMES.format(where=Part(None, None, lo, hi).where)))
+    rows = list(copied_rows.stream(conn, SELECT_OUTCOMES.format(where=part.where)))
     result.rows = len(rows)
     hashed = canonical.leaves(canonical.OUTCOME_DOMAIN, (row[_DECISION_FROM:] for row in rows))
     size = canonical.LEAF_BYTES

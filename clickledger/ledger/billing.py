@@ -19,9 +19,15 @@ SELECT_LINES = """
     SELECT position, line, entry_kind, click_id, advertiser_id, campaign_id, currency, amount_micros, write_off_micros,
            from_verdict::text, to_verdict::text, original_period, posting_period, run_id
     FROM billing_entries"""
-SELECT_FEED = f"""{SELECT_LINES}
-    WHERE position >= %(position)s AND position <= %(end)s AND (position, line) > (%(position)s, %(line)s)
+# What is left of the entry a cursor stands in, then what follows. The lines of a publication are numbered from 0 on
+# without a gap, so those a page has room for are a range of its index: else each page would sort all of a large one.
+SELECT_REST = f"""{SELECT_LINES}
+    WHERE position = %(position)s AND line > %(line)s AND (entry_kind = 'charge' OR line <= %(line)s + %(limit)s)
+    ORDER BY line LIMIT %(limit)s"""
+SELECT_FOLLOWING = f"""{SELECT_LINES}
+    WHERE position > %(position)s AND position <= %(end)s AND (entry_kind = 'charge' OR line < %(limit)s)
     ORDER BY position, line LIMIT %(limit)s"""
+END_OF_ENTRY = 1 << 62  # instead of a line: beyond all of them
 SELECT_LINES_OF_CLICK = f"{SELECT_LINES} WHERE click_id = %s ORDER BY position, line"
 # The last position of a page: entries after the cursor's own for `limit` lines, so that it reads a bounded range.
 SELECT_PAGE_END = """
@@ -86,12 +92,14 @@ def _page(conn: database.Connection, cursor: Cursor, limit: int) -> Page:
     row = conn.execute(SELECT_PAGE_END, at).fetchone()
     end = row[0] if row and row[0] is not None else head
     departed.require_readable(conn, cursor.position, cursor.line + 1, end)
-    lines = conn.execute(SELECT_FEED, at | {"end": end}).fetchall()
+    lines = conn.execute(SELECT_REST, at).fetchall() if cursor.position > 0 and cursor.line < END_OF_ENTRY else []
+    if room := limit - len(lines):
+        lines += conn.execute(SELECT_FOLLOWING, at | {"end": end, "limit": room}).fetchall()
     entries = [dict(zip(FIELDS, line, strict=True)) for line in lines]
     if len(entries) == limit:
         position, line = entries[-1]["position"], entries[-1]["line"]
     else:
-        position, line = max(end, cursor.position), (1 << 62)  # all of the entry at `end` was read
+        position, line = max(end, cursor.position), END_OF_ENTRY  # all of the entry at `end` was read
     next_cursor = Cursor(position, line, log.entry(conn, position).chain_hash.hex())
     return Page(entries, next_cursor, at_head=len(entries) < limit and end == head)
 

@@ -78,6 +78,13 @@ SELECT_HALFWAY = """
     SELECT d.day, d.position, t.parent FROM detached_days d CROSS JOIN unnest(%s::text[]) t (parent)
     WHERE NOT EXISTS (SELECT 1 FROM gone_partitions g WHERE g.day = d.day AND g.parent = t.parent)
     ORDER BY d.day, t.parent"""
+# Days that an entry says are gone while their clicks or decisions are read still, with lines of [lo, hi).
+SELECT_HALFWAY_WITHIN = """
+    SELECT d.day FROM detached_days d
+    WHERE (SELECT count(*) FROM gone_partitions g WHERE g.day = d.day AND g.parent IN ('clicks', 'decisions')) < 2
+      AND EXISTS (SELECT FROM departed_rows r WHERE r.departure = d.departure AND r.run_id = 0
+                    AND r.log_position >= %s AND r.log_position < %s)
+    ORDER BY d.day LIMIT 1"""
 SELECT_ROWS_OF_RUN = """
     SELECT d.day, d.position FROM departed_rows r JOIN detached_days d USING (departure) WHERE r.run_id = %s LIMIT 1"""
 ADVISORY_LOCK = "hashtextextended('clickledger retention', 0)"
@@ -270,6 +277,16 @@ def require_whole_run(execute: Execute, run_id: int, so: str) -> None:
     if found := execute(SELECT_ROWS_OF_RUN, (run_id,)):
         day, position = found[0]
         raise errors.Refused(f"run {run_id} decided clicks of {day}, which was detached at position {position}: {so}")
+
+
+def require_none_halfway(execute: Execute, lo: int, hi: int) -> None:
+    """Raises Refused while a day with lines of positions [lo, hi) is detached in part: counted as gone, and read still.
+
+    `execute` runs a statement and answers its rows. It takes look-ups in indexes only, so the log lock may be held.
+    """
+    if found := execute(SELECT_HALFWAY_WITHIN, (lo, hi)):
+        day = found[0][0]
+        raise errors.Refused(f"{day} is detached in part: complete it by clickledger retention detach {day}")
 
 
 def _lines(lines: Multirange[Any]) -> set[int]:

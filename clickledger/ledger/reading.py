@@ -162,7 +162,13 @@ class Sums:
 
 def _outside(days: Sequence[date]) -> str:
     """SQL that leaves out adjustment lines of these days."""
-    spans = (day(of) for of in days)
+    spans: list[Span] = []
+    for span in map(day, days):
+        # They leave the oldest first, so all of them are one span as a rule: a comparison a line, however many left.
+        if spans and spans[-1].last == span.first:
+            spans[-1] = replace(spans[-1], last=span.last)
+        else:
+            spans.append(span)
     return "".join(f" AND NOT (a.click_id >= '{span.first}' AND a.click_id < '{span.last}')" for span in spans)
 
 

@@ -138,7 +138,7 @@ def plan(
     `routes` decide by slice, with model and calibration `OWN`; they are in the entry only.
     `also` is called with the run's id in the same transaction: what it refuses leaves no run behind. Raises
     InvalidInput when the range is not below the head or a model is named beside routes, NotFound without such a
-    calibration, Refused when the range holds no click.
+    calibration, Refused when the range holds no click, or clicks of a day that is detached in part.
     """
     _check_kind(mode, kind)
     _check_routes(routes, model_version)
@@ -154,6 +154,7 @@ def plan(
             _check_calibration(writer, *pair)
         if gone := writer.execute("SELECT day FROM detached_days WHERE position > %s", (head.position,)):
             raise errors.Conflict(f"{gone[0][0]} was detached while the run was planned: plan again")
+        departed.require_none_halfway(writer.execute, lo, hi)
         rows = sum(chunk.row_count for chunk in chunks)
         payload = {
             "positions": [lo, hi],

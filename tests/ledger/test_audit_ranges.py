@@ -69,6 +69,7 @@ def test_small_parts_and_windows_find_the_same(ledger: database.Connection, monk
     monkeypatch.setattr(audit, "ENTRIES_PER_WINDOW", 3)
     monkeypatch.setattr(audit, "ENTRIES_PER_TASK", 2)
     assert len(list(audit_rows.parts(ledger, None, 1_000))) == 8  # two days of three cut by entry
+    assert len(list(audit_rows.outcome_parts(ledger, None, 1_000))) == 3  # each entry, and what follows
     in_parts = audit.verify(ledger)
     assert in_parts.failures == at_once.failures
     assert (in_parts.rows, in_parts.entries) == (at_once.rows, at_once.entries)

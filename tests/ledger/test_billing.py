@@ -79,6 +79,31 @@ def test_page_that_ends_within_a_publication_goes_on_within_it(busy: database.Co
     assert billing.read(busy, cursor).entries == whole[inside:]
 
 
+def test_page_within_a_large_publication_reads_no_more_of_it_than_the_page(conn: database.Connection) -> None:
+    rows = clicks(3_000)
+    append.append(conn, batch(rows), actor="tests")
+    run_id = published(conn, 2, 3, {row.click_id: "invalid" for row in rows})
+    publication.revert(conn, run_id, "tests", "")
+    conn.execute("SET enable_seqscan = off")  # as for a table that is large beside a page
+    whole, seen, cursor = billing.read(conn, limit=10_000).entries, 0, billing.Cursor()
+    assert len(whole) == 9_000
+    while not (page := read_and_count(conn, cursor))[0].at_head:
+        assert page[0].entries == whole[seen : seen + 100]
+        assert page[1] <= 300, f"{page[1]} lines read from {cursor}"
+        cursor, seen = page[0].cursor, seen + 100
+    assert seen == 9_000
+
+
+def read_and_count(conn: database.Connection, cursor: billing.Cursor) -> tuple[billing.Page, int]:
+    """A page of 100 lines, and how many rows of `adjustments` it took."""
+    count = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adjustments'"
+    with database.snapshot(conn):
+        [(before,)] = conn.execute(count).fetchall()  # of earlier transactions, not handed in yet
+        page = billing.read(conn, cursor, 100)
+        [(after,)] = conn.execute(count).fetchall()
+    return page, after - before
+
+
 def test_cursor_is_refused_when_its_entry_was_replaced(busy: database.Connection) -> None:
     cursor = billing.read(busy, limit=3).cursor
     with pytest.raises(errors.Conflict, match=f"position {cursor.position}: expected chain hash {'ab' * 32}"):

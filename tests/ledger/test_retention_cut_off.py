@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import replays
 from batches import batch, clicks
 from leaving import DAY, FIRST, detach, failures
 
@@ -21,6 +22,7 @@ from clickledger.ledger import (
     log,
     partitions,
     retention,
+    runs,
     sparse,
 )
 
@@ -108,6 +110,25 @@ def test_open_reader_delays_a_detach_but_neither_is_stopped(
     reader.execute("COMMIT")
     detach(lived)
     assert failures(lived) == {}
+
+
+def test_no_run_is_planned_over_a_day_that_counts_as_gone_and_is_read_still(
+    lived: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blocked(*_: object) -> None:
+        raise errors.Unavailable("somebody else holds the table")
+
+    monkeypatch.setattr(retention, "_detach_table", blocked)
+    with pytest.raises(errors.Unavailable):
+        detach(lived)
+    version, calibration = replays.model(lived)
+    of: dict[str, Any] = {"model_version": version, "calibration_version": calibration, "actor": "tests", "reason": ""}
+    with pytest.raises(errors.Refused, match="2024-03-10 is detached in part: complete it by"):
+        runs.plan(lived, 2, 5, **of)
+    assert runs.plan(lived, 4, 5, **of).row_count == 4  # all of the other day
+    monkeypatch.undo()
+    detach(lived)
+    assert runs.plan(lived, 2, 5, **of).row_count == 6
 
 
 def test_appends_of_other_days_go_on_while_a_day_leaves(lived: database.Connection, connect: Connect) -> None:
