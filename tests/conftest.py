@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import own_server
 import psycopg
 import pytest
@@ -29,6 +30,10 @@ from psycopg import sql
 
 from clickledger.console import home, processes, services
 from clickledger.ledger import database, schema
+
+# Examples that are slow on a busy machine are no failures: what takes how long belongs to benchmarks.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 TESTS = Path(__file__).parent
 # What would keep one process busy when all others are done, if it came late: minutes, then half minutes.

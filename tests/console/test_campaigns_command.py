@@ -37,7 +37,7 @@ def test_campaigns_are_told_with_their_windows_and_what_was_decided(
     shown = command("campaigns", "--until", end, "--most", 1, as_json=False).said
     assert f"{len(named)} campaigns clicked in the 24 h before" in shown and "the first 1 shown" in shown
     nobody = command("campaigns", as_json=False)  # clicks today
-    assert "0 campaigns" in nobody.said and f"clickledger campaigns --until {end}Z" in nobody.said
+    assert nobody.said.startswith("0 campaigns") and f"clickledger campaigns --until {end}Z" in nobody.said
 
 
 @pytest.mark.parametrize("words", [("--until", "yesterday"), ("--until", "1969-12-31"), ("--most", "0")])

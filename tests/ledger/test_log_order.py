@@ -66,14 +66,14 @@ def test_rows_of_an_entry_are_visible_with_it(connect: Connect) -> None:
     reader, done = connect(), threading.Event()
 
     def check() -> int:
-        rounds, query = 0, "SELECT count(*) FROM decisions WHERE log_position = %s"
+        entries, query = 0, "SELECT count(*) FROM decisions WHERE log_position = %s"
         after = 1
         while not (done.is_set() and after == log.head(reader).position):
             for entry in log.read(reader, after=after):
                 assert reader.execute(query, (entry.position,)).fetchone() == (entry.row_count,)
                 after = entry.position
-            rounds += 1
-        return rounds
+                entries += 1
+        return entries
 
     with ThreadPoolExecutor(3) as pool:
         checked = pool.submit(check)
@@ -82,7 +82,7 @@ def test_rows_of_an_entry_are_visible_with_it(connect: Connect) -> None:
                 each.result()
         finally:
             done.set()
-    assert checked.result() > 0
+    assert checked.result() == log.head(reader).position - 1
 
 
 def test_recorded_time_never_goes_back(connect: Connect) -> None:
@@ -102,8 +102,7 @@ def test_rolled_back_entry_leaves_no_gap(conn: database.Connection) -> None:
 def test_writer_that_stalls_with_the_log_lock_is_ended(connect: Connect) -> None:
     staller, other = connect(), connect()
     staller.execute("SET idle_in_transaction_session_timeout = '200ms'")
-    staller.execute("BEGIN")
-    staller.execute("SELECT take_log_lock()")
+    staller.execute("BEGIN; SELECT take_log_lock()")
     assert append.append(other, batch(clicks(1)), actor="tests").position == 2
     with pytest.raises(errors.Unavailable):
         staller.execute("SELECT 1")

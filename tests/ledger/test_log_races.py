@@ -222,6 +222,7 @@ def _replicas(own: OwnServer, names: str) -> None:
         admin.execute("SELECT pg_reload_conf()")
         shown = "SELECT setting FROM pg_settings WHERE name = 'synchronous_standby_names'"
         assert processes.wait_until(lambda: _shown(own, shown) == names, 30)
+        admin.execute("CHECKPOINT")  # commits look at what the checkpointer has read, and so it has
 
 
 def _shown(own: OwnServer, query: str) -> str:

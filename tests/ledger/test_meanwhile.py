@@ -47,14 +47,14 @@ def test_everything_sent_arrives_however_much_work_there_is(table: database.Conn
 def test_work_is_done_while_the_server_thinks(conn: database.Connection) -> None:
     work = Work(1_000)
     with conn.meanwhile(work):
-        assert conn.execute("SELECT 7 FROM pg_sleep(0.05)").fetchone() == (7,)
+        assert conn.execute("SELECT 7 FROM pg_sleep(0.3)").fetchone() == (7,)
     assert work.calls > 1
 
 
 def test_no_work_is_asked_for_afterwards(conn: database.Connection) -> None:
     outer, inner = Work(10**9), Work(10**9)
     with conn.meanwhile(outer), conn.meanwhile(inner):
-        conn.execute("SELECT pg_sleep(0.01)")
+        conn.execute("SELECT pg_sleep(0.3)")
     calls = outer.calls, inner.calls
     conn.execute("SELECT pg_sleep(0.01)")
     assert calls[0] == 0 < calls[1]

@@ -57,6 +57,7 @@ def test_a_worker_killed_in_mid_chunk_is_replaced_and_the_rows_are_those_of_an_u
     working.work(conn, undisturbed.run_id, Worker("tests", 60.0), 60.0)
 
     run = replay.start(conn, plan, "tests", "", chunk_rows=600)
+    blocker.execute("SET idle_in_transaction_session_timeout = 0")  # workers may take longer to start
     with blocker.transaction():
         # Readers and the claiming of chunks pass, rows do not: the worker stops between claim and commit.
         blocker.execute("LOCK TABLE delayed_decisions IN SHARE MODE")

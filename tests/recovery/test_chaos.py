@@ -74,6 +74,7 @@ def test_a_replay_under_kills_restarts_repeats_pauses_and_cancels_ends_as_one_in
             if SOAK:
                 slowest = max(takeovers, default=0.0)
                 print(f"run {run.run_id}: {trouble.done}, so far {dict(done)}; slowest takeover {slowest:.1f} s")
+        assert takeovers or not SOAK, "no worker was killed while it held a chunk"
         with made.connect() as conn:
             digest = comparison.latest(conn, run.run_id).digest
             publication.publish(conn, run.run_id, digest, "tests", "")

