@@ -69,7 +69,7 @@ def test_too_little_data_is_refused_with_what_is_missing_and_another_way(
 
 def test_a_daily_run_by_hand_is_done_once_and_told_again(ledger: database.Connection, command: Command) -> None:
     today = datetime.now(UTC).date()
-    first = command("model", "daily", "--as-of", today, "--actor", "ann")
+    first = command("model", "daily", "--actor", "ann")
     assert first.code == 0 and first.fields["outcome"] == "in_shadow" and "dataset: done" in first.said
     assert "in force once it is promoted" in first.said
     head = log.head(ledger)
@@ -83,7 +83,7 @@ def test_a_refused_day_ends_with_3_and_names_the_override_that_lets_it_go_on(
     conn: database.Connection, command: Command
 ) -> None:
     fill(conn, outcome_lag_ms=3 * DAY_MS)  # nothing is known to be bought in the last days
-    words = ("model", "daily", "--as-of", datetime.now(UTC).date(), "--actor", "ann")
+    words = ("model", "daily", "--actor", "ann")
     refused = command(*words)
     assert refused.code == 3 and "feed_lag" in refused.said
     [entry] = log.read(conn, kinds=["guardrail_refused"])
