@@ -97,11 +97,16 @@ def plan(
             what = _what(conn, model, calibration, recompute, backtest, scope)
             made = _of_range(conn, positions, times, deployment, counters, timedelta(seconds=margin), what)
         shown = preview.preview(conn, made, chosen.replay_workers)
+        others = [] if incident_id is None else plans.also_decided(conn, incident_id)
         plans.keep(conn, made, shown.fields(), person(actor))
     words.show_plan(made, shown)
+    for run in others:
+        again = output.as_typed(f"clickledger replay plan --positions {run.lo} {run.hi} --model MODEL")
+        output.say(f"run {run.run_id}, in force, was decided by that model too, and is not in this plan: {again}")
     output.hint(f"clickledger replay start {made.digest} --reason ...")
     if as_json:
-        output.result(asdict(made) | {"digest": made.digest} | shown.fields())
+        beside = {"also_decided": [{"run_id": run.run_id, "positions": [run.lo, run.hi]} for run in others]}
+        output.result(asdict(made) | {"digest": made.digest} | shown.fields() | beside)
 
 
 def _what(

@@ -35,6 +35,8 @@ NEWEST_CHANGE = """
     WHERE positions && int8range(%s, %s)"""
 INSERT_PLAN = """
     INSERT INTO replay_plans (digest, plan, preview, made_by) VALUES (%s, %s, %s, %s) ON CONFLICT (digest) DO NOTHING"""
+SELECT_DECIDING = """
+    SELECT DISTINCT run_id FROM authority WHERE upper_inf(in_force) AND run_id IS NOT NULL ORDER BY run_id"""
 SELECT_PLAN = "SELECT digest, plan FROM replay_plans WHERE digest LIKE %s ORDER BY made_at DESC LIMIT 2"
 SELECT_DEPLOYMENT = "SELECT from_position, to_position, revoked_position FROM deployments WHERE epoch = %s"
 DIGEST_CHARS_MIN = 8
@@ -102,6 +104,15 @@ def for_incident(conn: database.Connection, incident_id: int, scope: Scope | Non
     pairs = set(routes.values())
     what = What(pairs.pop(), scope) if len(pairs) == 1 else What((runs.OWN, runs.OWN), scope, routes=routes)
     return _plan(conn, *range_, what, why, incident_id)
+
+
+def also_decided(conn: database.Connection, incident_id: int) -> list[runs.Run]:
+    """Runs in force that the incident's model was named to decide: its replay is over what it decided while it was live.
+
+    Raises NotFound.
+    """
+    model = incidents.get(conn, incident_id).model_version
+    return [run for (number,) in conn.execute(SELECT_DECIDING) if model in (run := runs.get(conn, number)).models]
 
 
 def for_positions(conn: database.Connection, lo: int, hi: int, what: What, why: str = "positions as given") -> Plan:

@@ -12,7 +12,7 @@ from decided_traffic import Traffic, bad_deployment
 from clickledger.console import recovery_words, replay_watch
 from clickledger.ledger import database, log
 from clickledger.ledger.caps import AUTOMATIC, Caps
-from clickledger.recovery import anomaly, due_corrections, steps, working
+from clickledger.recovery import anomaly, due_corrections, incidents, steps, working
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
 
@@ -35,6 +35,23 @@ def started(command: Command, which: list[object]) -> int:
     """The run of a plan with those options."""
     digest = command("replay", "plan", *which).fields["digest"]
     return int(command("replay", "start", digest, "--reason", "x").fields["run_id"])
+
+
+def test_what_a_bad_model_decided_again_is_named_beside_what_it_decided_live(
+    conn: database.Connection, command: Command
+) -> None:
+    _, incident = raised(conn)
+    bad = incidents.get(conn, incident).model_version
+    [(first,)] = conn.execute("SELECT min(position) FROM log WHERE kind = 'clicks_decided'").fetchall()
+    run_id = started(command, ["--positions", first, first + 2, "--model", bad])  # before anybody knew better
+    work(conn, run_id)
+    digest = command("replay", "compare", run_id).fields["digest"]
+    assert command("replay", "publish", run_id, "--digest", digest, "--reason", "x").code == 0
+    command("rollback", "--incident", incident, "--reason", "people withheld")
+    plan = command("replay", "plan", "--incident", incident)
+    assert plan.fields["also_decided"] == [{"run_id": run_id, "positions": [first, first + 2]}]
+    assert f"run {run_id}, in force, was decided by that model too" in plan.said
+    assert f"clickledger replay plan --positions {first} {first + 2} --model MODEL" in plan.said
 
 
 def test_from_an_incident_to_a_publication_and_back_by_hand(conn: database.Connection, command: Command) -> None:
