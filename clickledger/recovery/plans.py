@@ -107,7 +107,7 @@ def for_incident(conn: database.Connection, incident_id: int, scope: Scope | Non
 
 
 def also_decided(conn: database.Connection, incident_id: int) -> list[runs.Run]:
-    """Runs in force that the incident's model was named to decide, which its replay leaves: that is over live decisions.
+    """Runs in force that the incident's model was named to decide; its replay is over what it decided live, not these.
 
     Raises NotFound.
     """
