@@ -32,6 +32,10 @@ from clickledger.errors import Unavailable
 ROLE = "clickledger"
 DATABASE = "clickledger"
 PORT = 5432  # part of the socket's file name only
+SELECT_RECOVERY = """
+    SELECT in_recovery, pg_last_xact_replay_timestamp(),
+           CASE WHEN in_recovery THEN pg_get_wal_replay_pause_state() = 'paused' END
+    FROM pg_is_in_recovery() in_recovery"""
 STOP_STEPS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))  # fast, immediate, dead
 
 # Written once, when the data folder is made; ALTER SYSTEM goes over it.
@@ -222,12 +226,14 @@ def _await_answer(place: Place, process: Process, seconds: float) -> None:
         nonlocal last
         try:
             with psycopg.connect(place.url("postgres"), connect_timeout=5) as connection:
-                row = connection.execute("SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp()").fetchone()
+                row = connection.execute(SELECT_RECOVERY).fetchone()
         except psycopg.OperationalError as error:
             last = " ".join(str(error).split())
             return not processes.alive(process)
         if row is not None and row[0]:  # a restore: it may be read, and does not hold all that will come back
-            last = f"it still replays what was archived, by now up to {row[1]}; say it again to wait on"
+            upto = f", by now up to {row[1]}" if row[1] else ""
+            paused = "it has replayed all it was to, and waits: SELECT pg_wal_replay_resume() ends that"
+            last = paused if row[2] else f"it still replays what was archived{upto}; say it again to wait on"
             return not processes.alive(process)
         return True
 

@@ -140,6 +140,8 @@ def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story
         output.say("    stated by whoever planned the run, not computed")
     elif decision["carried"]:
         output.say("    carried over: what was in force before, which this run was not to decide")
+        if decision["model_version"]:
+            _show_model(decision, story)
     else:
         _show_computed(decision, check, story)
     if decision["run_id"] is None:
@@ -155,6 +157,10 @@ def _show_decision(decision: dict[str, Any], check: dict[str, Any], story: Story
 def _show_computed(decision: dict[str, Any], check: dict[str, Any], story: Story) -> None:
     exact = "the same to the bit" if check["exact"] else f"NOT the same: {check['verdict']} at {check['score']!r}"
     output.say(f"    re-scored now: {exact}")
+    _show_model(decision, story)
+
+
+def _show_model(decision: dict[str, Any], story: Story) -> None:
     digests = {m["model_version"]: m["digest"] for m in story["models"]}
     digest = str(digests.get(decision["model_version"], ""))[:12]
     output.say(f"    model {decision['model_version']} ({digest}), calibration {decision['calibration_version']}")

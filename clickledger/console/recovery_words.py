@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clickledger import settings
 from clickledger.console import output, services
 from clickledger.console.cli_services import load
-from clickledger.ledger import comparison, database, log
+from clickledger.ledger import comparison, database, log, publication, runs
 from clickledger.ledger.authority_map import BACKTEST
 from clickledger.ledger.comparison import Comparison
 from clickledger.ledger.rights import Role
@@ -96,6 +96,8 @@ def after_incident(conn: database.Connection, incident: Incident) -> str:
         "published": f"clickledger replay revert {run} --reason ... would undo it",
     }
     if incident.status.value == "compared" and run is not None:
+        if publication.rolled_back(lambda *asked: conn.execute(*asked).fetchall(), runs.get(conn, run)):
+            return f"clickledger replay retry {run} --reprocess all --reason ... as its model was rolled back since"
         return f"clickledger replay publish {run} --digest {comparison.latest(conn, run).digest} --reason ..."
     return following.get(incident.status.value, "clickledger incident list")
 

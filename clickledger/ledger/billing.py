@@ -21,8 +21,10 @@ SELECT_LINES = """
     FROM billing_entries"""
 # What is left of the entry a cursor stands in, then what follows. The lines of a publication are numbered from 0 on
 # without a gap, so those a page has room for are a range of its index: else each page would sort all of a large one.
+# Small numbers travel as smallint: sums of them need the cast.
 SELECT_REST = f"""{SELECT_LINES}
-    WHERE position = %(position)s AND line > %(line)s AND (entry_kind = 'charge' OR line <= %(line)s + %(limit)s)
+    WHERE position = %(position)s AND line > %(line)s
+      AND (entry_kind = 'charge' OR line <= %(line)s::bigint + %(limit)s)
     ORDER BY line LIMIT %(limit)s"""
 SELECT_FOLLOWING = f"""{SELECT_LINES}
     WHERE position > %(position)s AND position <= %(end)s AND (entry_kind = 'charge' OR line < %(limit)s)
@@ -33,7 +35,7 @@ SELECT_LINES_OF_CLICK = f"{SELECT_LINES} WHERE click_id = %s ORDER BY position, 
 SELECT_PAGE_END = """
     SELECT max(position) FROM (
         SELECT l.position, sum(l.row_count) OVER (ORDER BY l.position) - l.row_count AS rows_before
-        FROM log l WHERE l.position > %(position)s ORDER BY l.position LIMIT %(limit)s + 1) page
+        FROM log l WHERE l.position > %(position)s ORDER BY l.position LIMIT %(limit)s::bigint + 1) page
     WHERE rows_before <= %(limit)s"""
 SELECT_THIS_MONTH = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM')"
 SELECT_FEED_TOTALS = """

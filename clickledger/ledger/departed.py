@@ -279,14 +279,10 @@ def require_whole_run(execute: Execute, run_id: int, so: str) -> None:
         raise errors.Refused(f"run {run_id} decided clicks of {day}, which was detached at position {position}: {so}")
 
 
-def require_none_halfway(execute: Execute, lo: int, hi: int) -> None:
-    """Raises Refused while a day with lines of positions [lo, hi) is detached in part: counted as gone, and read still.
-
-    `execute` runs a statement and answers its rows. It takes look-ups in indexes only, so the log lock may be held.
-    """
-    if found := execute(SELECT_HALFWAY_WITHIN, (lo, hi)):
-        day = found[0][0]
-        raise errors.Refused(f"{day} is detached in part: complete it by clickledger retention detach {day}")
+def require_none_halfway(conn: database.Connection, lo: int, hi: int) -> None:
+    """Raises Refused while a day with lines of positions [lo, hi) is detached in part: counted as gone, read still."""
+    if (row := conn.execute(SELECT_HALFWAY_WITHIN, (lo, hi)).fetchone()) is not None:
+        raise errors.Refused(f"{row[0]} is detached in part: complete it by clickledger retention detach {row[0]}")
 
 
 def _lines(lines: Multirange[Any]) -> set[int]:

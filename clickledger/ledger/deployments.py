@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from clickledger import errors
 from clickledger.ledger import canonical, database, fact_tables, log
 
+Execute = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]  # runs a statement and answers its rows
 Routing = dict[str, Any]
 FACTS_VERSION = "facts_version"  # of a routing: a version of `fact_tables`; 0 or absent for none
 
@@ -333,12 +334,18 @@ def fence(
         return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
 
 
-def rolled_back_since(writer: log.Writer, models: Collection[int], position: int) -> tuple[int, int] | None:
-    """The first of these models that was rolled back after a position, and at which."""
-    for at, model in writer.execute(SELECT_ROLLBACKS, (position,)):
+def rolled_back_since(execute: Execute, models: Collection[int], position: int) -> tuple[int, int] | None:
+    """The first of these models that was rolled back after a position, and at which; `execute` answers rows."""
+    for at, model in execute(SELECT_ROLLBACKS, (position,)):
         if model in models:
             return model, at
     return None
+
+
+def models_before(execute: Execute, position: int) -> set[int]:
+    """The models that were deployed before a position, whose batches may be anywhere after that."""
+    found = execute("SELECT routing FROM deployments WHERE from_position < %s", (position,))
+    return {model for (text,) in found for model in models_of(json.loads(text))}
 
 
 def is_fenced(writer: log.Writer, model: int) -> bool:

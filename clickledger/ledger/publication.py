@@ -97,14 +97,24 @@ def _staged(writer: log.Writer, run_id: int) -> runs.Run:
     return run
 
 
+def rolled_back(execute: departed.Execute, run: runs.Run) -> tuple[int, int] | None:
+    """A model by which a run decided and which was rolled back since it was planned, and at which position.
+
+    Where each click kept its own, any that was deployed before the run's end. Stated decisions are nobody's.
+    """
+    own = not run.models and run.kind != SPARSE
+    models = deployments.models_before(execute, run.hi) if own else run.models
+    return deployments.rolled_back_since(execute, models, run.run_id) if models else None
+
+
 def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[int, dict[str, Any]]:
     if not (found := writer.execute(SELECT_NEWEST_COMPARISON, (run.run_id,))):
         raise errors.Refused(f"run {run.run_id} was not compared yet")
     comparison_id, adjustment_set, since, newest, summary_text = found[0]
-    if back := deployments.rolled_back_since(writer, run.models, run.run_id):
+    if back := rolled_back(writer.execute, run):
         raise errors.OutdatedRun(
             f"run {run.run_id} was decided by model {back[0]}, which was rolled back since, at position {back[1]}: "
-            "plan again"
+            f"plan again, as by clickledger replay retry {run.run_id} --reprocess all"
         )
     if bytes(newest).hex() != digest:
         raise errors.StalePlan(f"run {run.run_id}: expected comparison {bytes(newest).hex()}, got {digest}")

@@ -149,12 +149,12 @@ def plan(
     if not chunks:
         raise errors.Refused(f"positions [{lo}, {hi}) hold no click: nothing to replay")
     last = log.entry(conn, hi - 1)
+    departed.require_none_halfway(conn, lo, hi)
     with log.writing(conn) as writer:
         for pair in _pairs(mode, model_version, calibration_version, routes):
             _check_calibration(writer, *pair)
         if gone := writer.execute("SELECT day FROM detached_days WHERE position > %s", (head.position,)):
             raise errors.Conflict(f"{gone[0][0]} was detached while the run was planned: plan again")
-        departed.require_none_halfway(writer.execute, lo, hi)
         rows = sum(chunk.row_count for chunk in chunks)
         payload = {
             "positions": [lo, hi],

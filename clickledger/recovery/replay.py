@@ -74,9 +74,11 @@ def again(conn: database.Connection, run_id: int, actor: str, reason: str) -> ru
         plan = plans.for_incident(conn, run.incident_id, run.scope_filter)
     else:
         plan = plans.for_positions(conn, run.lo, run.hi, what, f"in place of run {run_id}")
-    if run.status != "abandoned":
-        publishing.abandon(conn, run_id, actor, reason)
-    return start(conn, plan, actor, reason)
+    if run.status == "abandoned":
+        return start(conn, plan, actor, reason)
+    publishing.abandon(conn, run_id, actor, reason)
+    with database.committed(f"run {run_id} is given up"):
+        return start(conn, plan, actor, reason)
 
 
 def run_of_incident(conn: database.Connection, incident_id: int) -> runs.Run | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -63,7 +64,10 @@ class _Exchange:
         self._next = 0
         self._answered_at = self._checked_at = self._looked_at = time.monotonic()
         self._span_ms: int | None = None
-        self._open()
+        try:
+            self._open()
+        except redis.RedisError as error:
+            raise Unavailable(f"the Redis server does not answer: {error}; nothing was sent") from error
 
     @property
     def is_done(self) -> bool:
@@ -83,7 +87,8 @@ class _Exchange:
         except (redis.ConnectionError, redis.TimeoutError) as error:
             self._give_up_in_time(str(error))
             time.sleep(BLOCK_MS / 1000)
-            self._open()
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # it connects at once; the next step tries again
+                self._open()
             return []
         except redis.RedisError as error:  # out of memory or disk, a replica: it answers, and waiting does not help
             raise Unavailable(

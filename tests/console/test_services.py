@@ -201,7 +201,7 @@ def test_server_that_still_replays_a_backup_has_not_started(folder: Path) -> Non
     signal_file.touch()
     os.chown(signal_file, (owner := database(folder).data.stat()).st_uid, owner.st_gid)
     with pytest.raises(Unavailable, match=r"still replays what was archived, by now up to .*; say it again to wait on"):
-        services.start_postgres(home.prepare(folder), 8.0)
+        services.start_postgres(home.prepare(folder), 20.0)
     services.stop_servers(folder)
     signal_file.unlink()
     assert has_mark(services.start_servers(folder))

@@ -44,7 +44,8 @@ MESSAGES = {
     ),
     ("publish", "OutdatedRun"): (
         r"run \d+ carries decisions that run \d+ has replaced: plan again"
-        r"|run \d+ was decided by model \d+, which was rolled back since, at position \d+: plan again"
+        r"|run \d+ was decided by model \d+, which was rolled back since, at position \d+: "
+        r"plan again, as by clickledger replay retry \d+ --reprocess all"
     ),
     ("revert", "Refused"): (
         r"run \d+ is not in force: nothing to revert"

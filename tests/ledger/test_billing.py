@@ -94,6 +94,14 @@ def test_page_within_a_large_publication_reads_no_more_of_it_than_the_page(conn:
     assert seen == 9_000
 
 
+@pytest.mark.parametrize("line", [31_768, 32_767, 32_768, (1 << 31) - 1, 1 << 31])
+def test_cursor_deep_within_an_entry_is_read_like_any_other(busy: database.Connection, line: int) -> None:
+    position = next(e["position"] for e in billing.read(busy, limit=1_000).entries if e["entry_kind"] == "adjustment")
+    cursor = billing.Cursor(position, line, log.entry(busy, position).chain_hash.hex())
+    assert all(entry["position"] > position for entry in billing.read(busy, cursor, 1_000).entries)
+    assert billing.read(busy, cursor, 32_767).at_head
+
+
 def read_and_count(conn: database.Connection, cursor: billing.Cursor) -> tuple[billing.Page, int]:
     """A page of 100 lines, and how many rows of `adjustments` it took."""
     count = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adjustments'"

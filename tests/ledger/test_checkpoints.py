@@ -67,11 +67,11 @@ def test_checks_that_take_long_between_two_statements_are_not_ended_by_the_serve
         within = getattr(module, name)
 
         def slowly(*asked: Any, within: Any = within) -> Any:
-            time.sleep(0.6)
+            time.sleep(1.5)
             return within(*asked)
 
         monkeypatch.setattr(module, name, slowly)
-    conn.execute("SET idle_in_transaction_session_timeout = '300ms'")
+    conn.execute("SET idle_in_transaction_session_timeout = '1s'")
     report = audit.verify(conn)
     assert report.ok, report.failures
 

@@ -28,7 +28,7 @@ def archive_command(archive: Path) -> str:
     """As docs/operations.md has it: never overwrites; a segment is there whole under its final name, or not at all."""
     final, part = f'"{archive}/%f"', f'"{archive}/%f.part"'
     copied = f'test ! -f {final} && cp "%p" {part} && sync {part} && mv {part} {final} && sync {archive}'
-    return f'cmp -s "%p" {final} || {{ {copied}; }}'
+    return f'{{ cmp -s "%p" {final} && sync {final} {archive}; }} || {{ {copied}; }}'
 
 
 def test_segment_that_is_offered_again_after_a_crash_is_archived_and_another_one_of_its_name_refused(
