@@ -97,7 +97,8 @@ def verify_consistency(text: str, keys: list[Key]) -> Continued:
     try:
         bundle = _canonical(text)
         _exactly(bundle, "format origin old new proof", "proof")
-        sides = [_checkpoint(_open(_text(bundle, side), keys, f"{side} checkpoint")[0]) for side in ("old", "new")]
+        notes = [_own(_text(bundle, side), keys, f"{side} checkpoint")[0] for side in ("old", "new")]
+        sides = [_checkpoint(note) for note in notes]
         path = [_hex({"proof": part}, "proof", 32) for part in _list(bundle, "proof")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"proof: it is not of the form that {CONSISTENCY_FORMAT} has: {error!r}") from error
@@ -116,7 +117,7 @@ def _verify(text: str, keys: list[Key], follow_rotations: bool) -> Verified:
         raise Refused(f"format: expected {FORMAT}, got {bundle['format']}")
     entries = [_entry(item) for item in _list(bundle, "entries")]
     trusted = _followed(entries, keys) if follow_rotations else keys
-    note, signer = _open(_text(bundle, "checkpoint"), trusted, "checkpoint")
+    note, signer = _own(_text(bundle, "checkpoint"), trusted, "checkpoint")
     origin, size, root = _checkpoint(note)
     if origin != bundle["origin"]:
         raise Refused(f"origin: expected {origin} as in the checkpoint, got {bundle['origin']}")
@@ -408,6 +409,12 @@ def _open(note: str, keys: list[Key], what: str) -> tuple[str, Key]:
     return text + "\n", by[0]
 
 
+def _own(note: str, keys: list[Key], what: str) -> tuple[str, Key]:
+    """Text and signer of a checkpoint, by a key of the ledger it is of, whose name it has."""
+    origin = note.partition("\n")[0]
+    return _open(note, [known for known in keys if known.name == origin], what)
+
+
 def _checkpoint(text: str) -> tuple[str, int, bytes]:
     lines = text.split("\n")
     root = _base64(lines[2]) if len(lines) == 4 else None
@@ -422,12 +429,12 @@ def _followed(entries: list[Json], keys: list[Key]) -> list[Key]:
     for entry in entries:
         if entry["kind"] == "checkpoint_key_rotated":
             try:
-                text, _ = _open(_text(_payload(entry), "statement"), trusted, f"key entry {entry['position']}")
+                text, by = _open(_text(_payload(entry), "statement"), trusted, f"key entry {entry['position']}")
             except Refused:
                 continue  # not by a key that is trusted; the checkpoint's own signature decides
             lines = text.split("\n")
-            if lines[0] == KEY_FORMAT and lines[1] == trusted[0].name:
-                trusted.append(_key_in(lines[2]))
+            if lines[0] == KEY_FORMAT and lines[1] == by.name and (following := _key_in(lines[2])).name == by.name:
+                trusted.append(following)
     return trusted
 
 
@@ -624,21 +631,25 @@ def _told(text: str, keys: list[Key], asked: argparse.Namespace) -> Json:
     if asked.complete and not verified.attested:
         raise Refused("attestation: expected the ledger's signature under the whole bundle, got none")
     _show(verified)
-    return {"attested": verified.attested, "origin": verified.origin, **verified.statement}
+    told = {"attested": verified.attested, "origin": verified.origin, "signer": _named(verified.signer)}
+    return {**told, **verified.statement}
 
 
 def _show(verified: Verified) -> None:
     said = verified.statement
     by = "live" if said["run_id"] is None else f"run {said['run_id']}, published at entry {said['publication']}"
-    signer = f"{verified.signer.name}+{verified.signer.key_id.hex()}"
     lines = [
         f"ok: click {said['click_id']} is {said['verdict']} ({by}) as of entry {said['as_of']} of {verified.origin}",
         f"billed: {said['billed_micros'] / 1e6:.6f} {said['currency']} to advertiser {said['advertiser_id']}",
-        f"signed by {signer}",
+        f"signed by {_named(verified.signer)}",
         "not proven: that the sender's fields are true, or that no publication or revert was left out; "
         + ("the ledger's key signed this bundle as complete" if verified.attested else "nobody signed it as complete"),
     ]
     print("\n".join(map(_printable, lines)), file=sys.stderr)
+
+
+def _named(signer: Key) -> str:
+    return f"{signer.name}+{signer.key_id.hex()}"
 
 
 def _printable(line: str) -> str:

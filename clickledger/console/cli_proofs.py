@@ -22,6 +22,7 @@ from clickledger.ledger import (
     merkle_tiles,
     proof_bundle,
     provenance,
+    signed_note,
 )
 from clickledger.ledger.rights import Role
 
@@ -42,6 +43,11 @@ def register(app: typer.Typer) -> None:
     auditing.add_typer(keys, name="key")
 
 
+def _role(key: signed_note.SigningKey | None) -> Role:
+    """Who signs writes an entry; who has nothing to sign with reads."""
+    return Role.AUDITOR_READER if key is None else Role.REPLAYER
+
+
 def prove(
     click: Annotated[str, typer.Argument(help="A click id, or the sender's own id of it.")],
     file: OutputOption = None,
@@ -51,9 +57,10 @@ def prove(
 ) -> None:
     """Write a bundle that proves a click's bill to anybody, offline, down to a signed checkpoint."""
     chosen = attached(folder)
-    with connected(chosen) as conn:
+    key = checkpoint_key_file.of(chosen)
+    with connected(chosen, _role(key)) as conn:
         click_id = provenance.find(conn, click)
-        bundle = proof_bundle.build(conn, click_id, checkpoint_key_file.of(chosen), person(actor))
+        bundle = proof_bundle.build(conn, click_id, key, person(actor))
         verified = proofs.checked(conn, bundle)
         signer = checkpoint_keys.in_force(checkpoint_keys.history(conn), verified.statement["as_of"])
     place = file or Path(f"proof-{click_id}.json")
@@ -80,12 +87,12 @@ def checkpoint(
 ) -> None:
     """Sign a checkpoint over the log as it is now, and print it or write it to a file for others to keep."""
     chosen = attached(folder)
-    role = Role.OWNER if rebuild else Role.REPLAYER  # a cache, but nobody else deletes anything
+    key = None if show else checkpoint_key_file.of(chosen)
+    role = Role.OWNER if rebuild else _role(key)  # a cache, but nobody else deletes anything
     with connected(chosen, role) as conn, output.progress("hashing entries") as bar:
         advance = cli_audit.advance(bar)
         if rebuild:
             merkle_tiles.rebuild(conn, log.head(conn).position, advance)
-        key = None if show else checkpoint_key_file.of(chosen)
         if not show and key is None:
             raise errors.NotFound("expected a key that signs checkpoints, got none: clickledger audit key new")
         point = checkpoints.sign(conn, key, person(actor), advance) if key else checkpoints.newest(conn)
@@ -110,10 +117,9 @@ def continue_(
 ) -> None:
     """Write what shows the holder of a checkpoint, offline, that the log has only grown since."""
     chosen = attached(folder)
-    with connected(chosen) as conn:
-        proof = proof_bundle.consistency(
-            conn, proofs.read_checkpoint(held), checkpoint_key_file.of(chosen), person(actor)
-        )
+    key = checkpoint_key_file.of(chosen)
+    with connected(chosen, _role(key)) as conn:
+        proof = proof_bundle.consistency(conn, proofs.read_checkpoint(held), key, person(actor))
         known = checkpoint_keys.history(conn)
     old, new = (checkpoints.parse(proof.fields[side]) for side in ("old", "new"))
     signers = dict.fromkeys(f"--key {checkpoint_keys.in_force(known, point.size)}" for point in (old, new))
@@ -159,7 +165,7 @@ def key_rotate(
 
 def key_show(folder: HomeOption = None, as_json: JsonOption = False) -> None:
     """The verifier keys of this ledger, oldest first, and since which entry each was in force."""
-    with ledger(folder) as conn:
+    with ledger(folder, Role.AUDITOR_READER) as conn:
         keys, problems = _keys(conn)
     if not keys:
         raise errors.NotFound("the ledger has no key: clickledger audit key new")

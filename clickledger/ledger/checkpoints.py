@@ -105,7 +105,7 @@ def _signed(
     progress: merkle_tiles.Progress | None,
 ) -> Checkpoint:
     """A checkpoint over the entries 1 to `size`, which nobody has seen yet."""
-    merkle_tiles.extend(conn, size, progress)
+    merkle_tiles.extend(conn, size, progress, known=last.size if last else 0)
     tree = merkle_tiles.Tree(conn)
     if last and tree.root(last.size) != last.root:
         raise errors.VerificationFailed(

@@ -452,10 +452,14 @@ def current(conn: database.Connection) -> Deployment:
 
 
 def unchanged(conn: database.Connection) -> Unchanged:
-    """Since when the same routes and the same stable model are in force, whatever candidates came and went."""
+    """Since when the same routes and the same stable model are in force, whatever candidates and tables came."""
+
+    def deciding(text: str) -> Routing:
+        return {**with_candidates(json.loads(text), []), FACTS_VERSION: 0}
+
     rows = conn.execute(SELECT_NEWEST_FIRST).fetchall()
-    routing = with_candidates(json.loads(rows[0][1]), [])
-    alike = list(takewhile(lambda row: with_candidates(json.loads(row[1]), []) == routing, rows))
+    routing = deciding(rows[0][1])
+    alike = list(takewhile(lambda row: deciding(row[1]) == routing, rows))
     return Unchanged([epoch for epoch, _, _ in alike], alike[-1][2])
 
 

@@ -4,7 +4,8 @@ Invariants:
 - leaf N - 1 of the tree is the entry at position N (see `canonical.entry_leaf`); entries are never missing in between;
 - a tile is the root of a complete subtree of 256^level entries; its value follows from the log, so tiles are added
   outside of the log's lock, by anybody, in any order, and can be made again;
-- what is proven is never taken from tiles alone: `checkpoints.verify` makes every one of them again from the log.
+- what is signed is never taken from tiles alone, which others may write: `extend` makes those beyond the last signed
+  root again, and `checkpoints.verify` every one of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from clickledger.errors import InvariantBroken
+from clickledger.errors import InvariantBroken, VerificationFailed
 from clickledger.ledger import canonical, database, merkle
 
 TILE_HEIGHT = 8
@@ -32,7 +33,7 @@ SELECT_FIRST_GAP = """
     WHERE position <> expected ORDER BY expected LIMIT 1"""
 SELECT_TILES = "SELECT number, root FROM merkle_tiles WHERE level = %s AND number >= %s AND number < %s ORDER BY number"
 SELECT_PLACES = "SELECT level, number, count(*) FROM merkle_tiles GROUP BY level, number ORDER BY level, number"
-COUNT_TILES = "SELECT count(*), coalesce(max(number) + 1, 0) FROM merkle_tiles WHERE level = %s"
+COUNT_TILES = "SELECT count(*), coalesce(max(number) + 1, 0) FROM merkle_tiles WHERE level = %s AND number < %s"
 INSERT_TILES = """
     INSERT INTO merkle_tiles (level, number, root)
     SELECT %s, u.number, u.root FROM unnest(%s::bigint[], %s::bytea[]) AS u (number, root) ON CONFLICT DO NOTHING"""
@@ -84,20 +85,22 @@ class Tree:
         return self._read[level, tile]
 
 
-def extend(conn: database.Connection, size: int, progress: Progress | None = None) -> None:
-    """Add the tiles that the entries 1 to `size` complete and that are not there yet.
+def extend(conn: database.Connection, size: int, progress: Progress | None = None, known: int = 0) -> None:
+    """Add the tiles that the entries 1 to `size` complete, made from the log beyond the first `known` entries.
 
-    Raises InvariantBroken where an entry is missing.
+    Others may write tiles, so those that are there already are made again and compared: of what a root over `size`
+    takes, only what a known root over `known` entries binds is taken as it is. Raises InvariantBroken where an entry is
+    missing, VerificationFailed for a tile that the log does not give.
     """
     level, width = 1, TILE_WIDTH
     while width <= size:
-        _extend_level(conn, level, size // width, progress)
+        _extend_level(conn, level, known // width, size // width, progress)
         level, width = level + 1, width * TILE_WIDTH
 
 
-def _extend_level(conn: database.Connection, level: int, wanted: int, progress: Progress | None) -> None:
-    count, following = conn.execute(COUNT_TILES, (level,)).fetchone() or (0, 0)
-    number = count if count == following else 0  # a gap, since somebody deleted some: fill it
+def _extend_level(conn: database.Connection, level: int, known: int, wanted: int, progress: Progress | None) -> None:
+    count, following = conn.execute(COUNT_TILES, (level, wanted)).fetchone() or (0, 0)
+    number = min(known, count) if count == following else 0  # a gap, since somebody deleted some: fill it
     while number < wanted:
         until = min(number + ENTRIES_PER_STEP // TILE_WIDTH, wanted)
         lo, hi = number * TILE_WIDTH, until * TILE_WIDTH
@@ -106,9 +109,21 @@ def _extend_level(conn: database.Connection, level: int, wanted: int, progress: 
             raise InvariantBroken(f"merkle tree: expected {hi - lo} hashes of level {level - 1}, got {len(children)}")
         roots = [merkle.root_of(children[i : i + TILE_WIDTH]) for i in range(0, hi - lo, TILE_WIDTH)]
         conn.execute(INSERT_TILES, (level, list(range(number, until)), roots))
+        _require_stored(conn, level, number, roots)
         number = until
         if progress and level == 1:
             progress(number * TILE_WIDTH, wanted * TILE_WIDTH)
+
+
+def _require_stored(conn: database.Connection, level: int, first: int, roots: list[bytes]) -> None:
+    there = _tiles(conn, level, first, first + len(roots))
+    for number, (tile, root) in enumerate(zip(there, roots, strict=False), first):
+        if tile != root:
+            width = TILE_WIDTH**level
+            raise VerificationFailed(
+                f"merkle tile {level}/{number}: entries {number * width + 1} to {(number + 1) * width} give another "
+                "hash: clickledger audit checkpoint --rebuild-tiles"
+            )
 
 
 def walk(conn: database.Connection, size: int, sizes: Iterable[int]) -> Walked:

@@ -13,7 +13,7 @@ Invariants:
 - a click is proposed once for each of these, whatever becomes of the proposal; again for its purchase only where the
   correction was published, was not reverted, and a later replay decided otherwise;
 - more undecided clicks than a few corrections can hold (a model was absent for long, history was imported) are named by
-  their positions instead, for a replay.
+  their positions instead, for a replay; those that were not counted, which a replay leaves, wait for the next look.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ SELECT_UNDECIDED = """
            c.feature_schema,
            (SELECT min(o.log_position) FROM outcomes o WHERE o.click_id = d.click_id AND o.kind = ANY (%(kinds)s))
     FROM decisions d JOIN clicks c ON c.click_id = d.click_id AND c.log_position >= {lo} AND c.log_position < {hi}
-    WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'undecided'
+    WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'undecided'{of}
       AND NOT EXISTS (SELECT FROM delayed_decisions x JOIN replay_runs r USING (run_id)
                       WHERE x.click_id = d.click_id AND r.kind = 'sparse')
       AND (SELECT x.verdict FROM decision_of(d.click_id) x) = 'undecided'
     ORDER BY d.log_position, d.line LIMIT {limit}"""
 # Whichever of a purchase and its click is recorded later brings the pair.
-BOUGHT = """
+SELECT_BOUGHT_BETWEEN = """
     SELECT o.click_id, o.log_position AS found_at, o.log_position AS bought_at FROM outcomes o
     WHERE o.log_position >= {lo} AND o.log_position < {hi} AND o.kind = ANY (%(kinds)s)
     UNION ALL
@@ -60,7 +60,7 @@ BOUGHT = """
         WHERE o.click_id = d.click_id AND o.log_position < {lo} AND o.kind = ANY (%(kinds)s) OFFSET 0) early
     WHERE d.log_position >= {lo} AND d.log_position < {hi} AND d.verdict = 'invalid'"""
 # A publication is looked at for what it made invalid, its revert for what it had kept from being so.
-BOUGHT_OF_RUN = """
+SELECT_BOUGHT_OF_RUN = """
     SELECT o.click_id, {found_at}, o.log_position FROM outcomes o
     JOIN delayed_decisions d ON d.click_id = o.click_id AND d.run_id = {run_id}
     WHERE d.log_position >= {lo} AND d.log_position < {hi} AND (d.verdict = 'invalid') = {invalid}
@@ -181,15 +181,26 @@ def _has_traffic(conn: database.Connection, lo: int, hi: int) -> bool:
 
 def _resolve(conn: database.Connection, lo: int, hi: int, actor: str, found: Look) -> None:
     """Propose decisions for the undecided clicks of log positions [lo, hi)."""
-    query = SELECT_UNDECIDED.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX + 1).encode()
-    with conn.cursor(binary=True) as cursor:
-        clicks = [Undecided(*row) for row in cursor.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False)]
+    clicks = _undecided(conn, lo, hi)
     if len(clicks) > CLICKS_MAX:
-        found.too_many = [lo, hi]
-        return
+        # A replay carries what was not counted, so those are proposed here, part after part; the others are for one.
+        for_replay = any(click.reason not in COUNTING_REASONS for click in clicks)
+        clicks = _undecided(conn, lo, hi, " AND d.reason = ANY (%(reasons)s)")
+        if len(clicks) > CLICKS_MAX:
+            clicks = clicks[:CLICKS_MAX]
+            found.undecided_upto = clicks[-1].log_position  # what of that entry was proposed is not found again
+        found.too_many = [lo, found.undecided_upto] if for_replay else None
     corrections = decided(conn, clicks)
     found.undecided, found.uncountable = len(corrections), len(clicks) - len(corrections)
     found.runs += _propose(conn, corrections, actor, RESOLVED)
+
+
+def _undecided(conn: database.Connection, lo: int, hi: int, of: str = "") -> list[Undecided]:
+    """Undecided clicks of log positions [lo, hi) that nobody was proposed to resolve, one more than a look proposes."""
+    query = SELECT_UNDECIDED.format(lo=int(lo), hi=int(hi), limit=CLICKS_MAX + 1, of=of).encode()
+    given = {"kinds": list(OUTCOME_KINDS), "reasons": list(COUNTING_REASONS)}
+    with conn.cursor(binary=True) as cursor:
+        return [Undecided(*row) for row in cursor.execute(query, given, prepare=False)]
 
 
 def decided(conn: database.Connection, clicks: Sequence[Undecided]) -> list[Correction]:
@@ -242,7 +253,8 @@ def _bought(conn: database.Connection, lo: int, hi: int, replaced: Sequence[Repl
     Those of which the purchase or the click was recorded within log positions [lo, hi), and those that the replays
     re-decided. Where there are more than one look proposes, the next one goes on where it ended.
     """
-    parts = [BOUGHT.format(lo=int(lo), hi=int(hi)), *(BOUGHT_OF_RUN.format(**run._asdict()) for run in replaced)]
+    parts = [SELECT_BOUGHT_BETWEEN.format(lo=int(lo), hi=int(hi))]
+    parts += [SELECT_BOUGHT_OF_RUN.format(**run._asdict()) for run in replaced]
     query = SELECT_BOUGHT.format(bought=" UNION ALL ".join(parts), limit=CLICKS_MAX).encode()
     rows = conn.execute(query, {"kinds": list(OUTCOME_KINDS)}, prepare=False).fetchall()
     found.bought = len(rows)

@@ -62,6 +62,7 @@ class _Exchange:
         self._name = f"{stream.REPLIES_PREFIX}{secrets.token_hex(8)}"
         self._in_flight: dict[int, int] = {}  # index -> event time, in the order sent
         self._next = 0
+        self._reconnected = False
         self._answered_at = self._checked_at = self._looked_at = time.monotonic()
         self._span_ms: int | None = None
         try:
@@ -77,6 +78,9 @@ class _Exchange:
         """Fill up what is on its way, then take answers; reconnects when the server went away."""
         try:
             self._look_for_others()
+            if self._reconnected:  # what the server lost would come late behind newer clicks; twice is decided once
+                self._put(list(self._in_flight))
+                self._reconnected = False
             self._fill()
             answers = self._replies.read(BLOCK_MS)
             found = [(int(a.key), a) for a in answers if self._in_flight.pop(int(a.key), None) is not None]
@@ -89,6 +93,7 @@ class _Exchange:
             time.sleep(BLOCK_MS / 1000)
             with suppress(redis.ConnectionError, redis.TimeoutError):  # it connects at once; the next step tries again
                 self._open()
+            self._reconnected = True
             return []
         except redis.RedisError as error:  # out of memory or disk, a replica: it answers, and waiting does not help
             raise Unavailable(

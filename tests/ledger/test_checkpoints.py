@@ -23,6 +23,7 @@ from clickledger.ledger import (
     rebuild,
     signed_note,
 )
+from clickledger.ledger.rights import Role
 from clickledger.ledger.signed_note import SigningKey
 
 WIDTH = merkle_tiles.TILE_WIDTH
@@ -56,6 +57,23 @@ def key(conn: database.Connection) -> SigningKey:
     made = signed_note.generate(checkpoint_keys.origin(conn))
     checkpoint_keys.announce(conn, made, "tests")
     return made
+
+
+@pytest.mark.parametrize(("level", "number"), [(1, 1), (1, 2), (1, 999), (2, 0)])
+def test_tiles_that_somebody_made_up_are_not_signed(
+    conn: database.Connection, database_url: str, key: SigningKey, level: int, number: int
+) -> None:
+    grow(conn, WIDTH + 44)
+    assert checkpoints.sign(conn, key, "tests").size == WIDTH + 44
+    with database.connect(database_url, role=Role.REPLAYER) as replayer:
+        replayer.execute("INSERT INTO merkle_tiles VALUES (%s, %s, sha256('forged'))", (level, number))
+    grow(conn, 3 * WIDTH)
+    if (level, number) in {(1, 1), (1, 2)}:
+        with pytest.raises(errors.VerificationFailed, match=rf"merkle tile {level}/{number}: .* --rebuild-tiles"):
+            checkpoints.sign(conn, key, "tests")
+        merkle_tiles.rebuild(conn, log.head(conn).position)
+    signed = checkpoints.sign(conn, key, "tests")
+    assert signed.root == naive_root(conn, signed.size)
 
 
 def test_checks_that_take_long_between_two_statements_are_not_ended_by_the_server(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import batches
 import pytest
 import replays
-from bundled_ledger import CLICK, ROWS, Ledger, verified
+from bundled_ledger import CLICK, ROWS, Ledger, spelled, verified
 
 from clickledger import errors, verify_bundle
 from clickledger.ledger import (
@@ -166,6 +166,28 @@ def test_a_rotated_key_is_trusted_only_if_the_auditor_follows_rotations(bundled:
         verified(bundled, bundle)
     assert verified(bundled, bundle, follow_rotations=True)["run_id"] == bundled.run_id
     assert verified(bundled._replace(key=new), bundle)["run_id"] == bundled.run_id
+
+
+def test_the_trusted_key_of_another_ledger_does_not_speak_for_this_one(bundled: Ledger) -> None:
+    other = signed_note.generate("clickledger/another")
+    both = [verify_bundle.key(str(key.verifier)) for key in (other, bundled.key)]
+    fields = bundled.bundle().fields | {"attestation": None}
+    assert verify_bundle.verify(spelled(fields), both).origin == bundled.key.name
+    text = fields["checkpoint"].partition("\n\n")[0] + "\n"
+    with pytest.raises(verify_bundle.Refused, match="checkpoint: expected the signature of a given key"):
+        verify_bundle.verify(spelled(fields | {"checkpoint": signed_note.sign(text, other)}), both)
+
+    held = checkpoints.sign(bundled.conn, bundled.key, "tests")
+    grown = proof_bundle.consistency(bundled.conn, held.note, bundled.key, "tests").fields
+    assert verify_bundle.verify_consistency(spelled(grown), both).old == held.size
+    forged = signed_note.sign(grown["new"].partition("\n\n")[0] + "\n", other)
+    with pytest.raises(verify_bundle.Refused, match="new checkpoint: expected the signature of a given key"):
+        verify_bundle.verify_consistency(spelled(grown | {"new": forged}), both)
+
+    new = signed_note.generate(bundled.key.name)
+    checkpoint_keys.rotate(bundled.conn, bundled.key, new, "tests", "yearly")
+    bundle = bundled._replace(key=new).bundle()
+    assert verify_bundle.verify(bundle.text, both, follow_rotations=True).signer.name == bundled.key.name
 
 
 def test_a_key_that_replaced_a_lost_one_is_not_followed(bundled: Ledger) -> None:

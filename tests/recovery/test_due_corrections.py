@@ -146,6 +146,8 @@ def test_an_undecided_click_that_led_to_a_purchase_is_proposed_as_valid(conn: da
     assert invalid_in_force(conn, traffic.ids) == set(traffic.ids[1:])
     again = look(conn)
     assert again is not None and (again.bought, len(again.runs)) == (1, 1)
+    assert [proposal.what for proposal in due_corrections.listed(conn)] == [due_corrections.BOUGHT]
+    assert log.entry(conn, again.runs[0]).reason == "purchases of invalidated clicks"
     publish_all(conn)
     assert invalid_in_force(conn, traffic.ids) == set(traffic.ids[2:])
 
@@ -163,6 +165,21 @@ def test_a_click_is_proposed_once_whatever_becomes_of_it(conn: database.Connecti
     conn.execute("DELETE FROM log WHERE kind = 'corrections_proposed'")
     again = look(conn)
     assert again is not None and (again.undecided, again.runs) == (0, [])
+
+
+def test_late_clicks_that_no_replay_decides_are_proposed_look_after_look_however_many(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due_corrections, "CLICKS_MAX", 30)
+    deploy(conn, register(conn, STABLE_LIMIT))
+    traffic = Traffic(conn)
+    traffic.append(50)
+    for late in (20, 45):
+        traffic.append(50, late=late)
+    looks = [look(conn) for _ in range(3)]
+    assert [found and (found.undecided, found.too_many) for found in looks] == [(30, None), (30, None), (5, None)]
+    publish_all(conn)
+    assert [t.undecided for t in reading.totals(conn)] == [0, 0]
 
 
 def test_more_undecided_clicks_than_corrections_are_for_are_named_for_a_replay(

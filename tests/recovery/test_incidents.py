@@ -20,6 +20,7 @@ from decided_traffic import (
     routing,
     versions_of,
 )
+from flagging import OTHER, register_table
 
 from clickledger import errors
 from clickledger.ledger import (
@@ -53,7 +54,7 @@ from clickledger.recovery.incidents import PUBLICATION_PROPOSED, Incident, Statu
 from clickledger.recovery.steps import Policy
 from clickledger.recovery.ticks import Rules
 from clickledger.recovery.working import Worker
-from clickledger.scoring import bootstrap, shadowing
+from clickledger.scoring import bootstrap, facts_deployment, shadowing
 
 Connect = Callable[[], database.Connection]
 MANUAL = Policy(rollback="propose", auto_replay=False)
@@ -181,6 +182,21 @@ def test_a_candidate_that_enters_the_shadow_takes_no_evidence_away(conn: databas
     assert detect(conn) is None  # the incident is still open
     steps.advance(conn, Policy(auto_replay=False), "tests")
     assert status(conn, incident) is Status.ROLLED_BACK
+
+
+def test_a_table_of_facts_that_comes_into_force_takes_no_evidence_away_and_hides_no_incident(
+    conn: database.Connection,
+) -> None:
+    traffic, _, bad = bad_deployment(conn)
+    traffic.purchases(range(100))
+    began = deployments.current(conn).position
+    facts_deployment.put_in_force(conn, register_table(conn), actor="tests", reason="")
+    incident = detect(conn)
+    assert incident is not None and incident.model_version == bad[0]
+    assert log.entry(conn, incident.incident_id).payload["onset"] == began
+    facts_deployment.put_in_force(conn, register_table(conn, OTHER), actor="tests", reason="")
+    traffic.append(200)
+    assert detect(conn) is None  # the incident is still open
 
 
 def test_rollback_takes_the_bad_model_out_of_the_candidates(conn: database.Connection) -> None:

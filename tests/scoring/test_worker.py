@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from live_clicks import click, clicks, require_decided_once
+from live_clicks import START_MS, click, clicks, require_decided_once
 from msgspec import structs
 from worker_processes import Workers, until, waiting_backends, workers
 
@@ -24,6 +24,7 @@ from clickledger.scoring import (
     counters,
     decide,
     exchange,
+    feature_spec,
     heartbeat,
     model,
     shadowing,
@@ -291,6 +292,26 @@ def test_clicks_lost_with_the_stream_are_sent_again(
     fleet.start("scoring-1")
     taker.join()
     assert sorted(index for index, _ in answers) == list(range(len(sent)))
+    require_decided_once(conn, sent)
+
+
+def test_clicks_lost_with_the_tail_of_the_stream_are_sent_again_before_newer_ones(
+    fleet: Workers, conn: database.Connection, redis_client: redis.Redis, redis_url: str
+) -> None:
+    sent = [click(number, time_ms=START_MS + 1000 * number) for number in range(400)]
+    assert sent[-1].event_time_ms - sent[199].event_time_ms > feature_spec.LATE_MS
+    answers: list[tuple[int, Answer]] = []
+    running = exchange.decide_all(redis_url, sent, ExchangeConfig(in_flight_max=200))
+    taker = threading.Thread(target=lambda: answers.extend(running))
+    taker.start()
+    until(lambda: stream.backlog(redis_client) == 200, "the clicks to wait")
+    lost = [message for message, _ in redis_client.xrevrange(stream.STREAM, count=50)]
+    redis_client.xdel(stream.STREAM, *lost)
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    fleet.start("scoring-1")
+    taker.join()
+    assert sorted(index for index, _ in answers) == list(range(len(sent)))
+    assert {answer.reason for _, answer in answers} == {""}
     require_decided_once(conn, sent)
 
 
