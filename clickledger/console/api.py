@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 CLICKS_MAX = 1000  # in one request
 ENTRIES_MAX = 10_000  # in one answer
 BODY_BYTES_MAX = 8 * 1024 * 1024
+BODY_SECONDS_MAX = 30.0
 RETRY_AFTER_SECONDS = 1
 FOLLOW_SECONDS = 0.5  # how often it asks for the table of facts in force
 FOLLOW_TIMEOUT_SECONDS = 5.0
@@ -106,7 +107,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await state.answering.close()
             state.pool.close()
 
-    made = FastAPI(title="clickledger", lifespan=lifespan)
+    # Its pages of documentation would load scripts from elsewhere into an origin that may read and post everything.
+    made = FastAPI(title="clickledger", lifespan=lifespan, docs_url=None, redoc_url=None)
     made.add_exception_handler(ClickledgerError, _on_error)
     made.add_exception_handler(RequestValidationError, _on_parameter)
     made.add_exception_handler(HTTPException, _on_route)
@@ -132,6 +134,8 @@ async def post_clicks(request: Request) -> Response:
     200 with `decisions` and `rejected`, both by index, when at least one click was good; 422 when none was. A row may
     be a click and yet none that the ledger takes, as one of a day that has left it: a worker says so.
     """
+    if origin := request.headers.get("origin"):  # of a browser: any page could post clicks to whom its reader can reach
+        raise Refused(f"origin: expected none, since pages post no clicks, got {origin[:GOT_CHARS_MAX]!r}")
     state = _held(request)
     rows = _rows(await _body(request))
     good, rejected = _parse(rows, state)
@@ -205,12 +209,16 @@ def _held(request: Request) -> _State:
 
 
 async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise InvalidInput(f"body: expected at most {BODY_BYTES_MAX} bytes, got more")
-    return body
+    body = bytearray()  # a sender may cut it into single bytes
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise InvalidInput(f"body: expected at most {BODY_BYTES_MAX} bytes, got more")
+    except TimeoutError as error:
+        raise InvalidInput(f"body: expected all of it within {BODY_SECONDS_MAX:g} s, got {len(body)} bytes") from error
+    return bytes(body)
 
 
 def _rows(body: bytes) -> list[bytes]:

@@ -5,6 +5,7 @@ Pages are entries of the log, `signal_paged` and `signal_cleared`; which stand i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -33,6 +34,9 @@ SELECT_MINUTES = f"""
             WHERE d.epoch = t.deployment_epoch AND d.revoked_position IS NOT NULL)) c (counted)
     WHERE at >= to_timestamp(%(since)s) AND at < to_timestamp(%(until)s)
     GROUP BY 1, 2 ORDER BY 2"""
+SELECT_UNFOLDED = """
+    SELECT extract(epoch FROM recorded_at) FROM log
+    WHERE kind = 'clicks_decided' AND position > (SELECT position FROM signal_ticks_upto) ORDER BY position LIMIT 1"""
 SELECT_SCORES = """
     SELECT bin, sum(of_bin)::bigint, min(first_position)
     FROM signal_ticks, unnest(scores) WITH ORDINALITY AS histogram (of_bin, bin)
@@ -45,7 +49,7 @@ Minutes = dict[str, list[Minute]]  # by slice, all of them under `ALL`
 def look(conn: database.Connection, now: float | None = None) -> list[Reading]:
     """Every signal over every slice, of the ticks that are folded; `now` is Unix time, the clock's by default."""
     moment = time.time() if now is None else now
-    until = (moment - 60) // 60 * 60  # the newest minute may not be folded yet
+    until = min(moment - 60, _folded_until(conn)) // 60 * 60  # what is not folded yet is no silence
     since = until - 60 * WINDOW_MINUTES
     earlier: Minutes = {}
     for week in range(1, WEEKS + 1):
@@ -55,6 +59,12 @@ def look(conn: database.Connection, now: float | None = None) -> list[Reading]:
             earlier.setdefault(name, []).extend(minutes)
     current = _minutes(conn, since, until, revoked=True, names=earlier)  # a slice that fell silent as well
     return [*judge(current, earlier), *_scores(conn, until)]
+
+
+def _folded_until(conn: database.Connection) -> float:
+    """When the first clicks were recorded that no tick holds yet, Unix time; infinite where all of them are in one."""
+    row = conn.execute(SELECT_UNFOLDED).fetchone()
+    return math.inf if row is None else float(row[0])
 
 
 def judge(current: Minutes, earlier: Minutes) -> list[Reading]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from clickledger.ledger import database, log
 from clickledger.recovery import known_customers, ticks
@@ -16,6 +17,7 @@ from clickledger.recovery.detection import Tick
 from clickledger.recovery.ticks import Row, Rules
 
 WINDOW_SECONDS = 86_400.0
+BEHIND_TICKS = 2  # of the newest clicks that a look reads while older ones wait to be folded
 TICKS_MAX = 1_000  # of a series; older deployments are judged in longer ticks
 
 Cell = tuple[str, int]  # slice, number of the tick
@@ -35,8 +37,12 @@ class Series:
 def look(conn: database.Connection, epochs: Sequence[int], after: int, rules: Rules) -> dict[int, Series]:
     """The series of each live model of some epochs, of clicks after a position. Folds what is over on the way."""
     known_customers.fold(conn)
-    folded = ticks.fold(conn, rules)
-    newest = ticks.between(conn, max(folded, after) + 1, log.head(conn).position + 1, rules)
+    folded, behind = ticks.fold(conn, rules)
+    head, since = log.head(conn), max(folded, after)
+    if behind:  # after hours without detection: what lies between is judged once it is folded, never all at once
+        newest_at = head.recorded_at - timedelta(seconds=BEHIND_TICKS * rules.tick_seconds)
+        since = max(since, log.position_at(conn, newest_at))
+    newest = ticks.between(conn, since + 1, head.position + 1, rules)
     rows = ticks.kept(conn, epochs, after, WINDOW_SECONDS)
     return of_rows([*rows, *(row for row in newest if row.deployment_epoch in epochs)], rules.tick_seconds)
 

@@ -142,13 +142,16 @@ class Row:
     counts: dict[str, Any]
 
 
-def fold(conn: database.Connection, rules: Rules) -> int:
-    """Fold the ticks that are over, for `FOLD_SECONDS` at most; the position up to which clicks are folded."""
+def fold(conn: database.Connection, rules: Rules) -> tuple[int, bool]:
+    """Fold the ticks that are over, for `FOLD_SECONDS` at most.
+
+    The position up to which clicks are folded, and whether more that are over are left.
+    """
     deadline = time.monotonic() + FOLD_SECONDS
     while True:
         upto, more = _fold_step(conn, rules)
         if not more or time.monotonic() > deadline:
-            return upto
+            return upto, more
 
 
 def _fold_step(conn: database.Connection, rules: Rules) -> tuple[int, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -114,6 +115,7 @@ def test_click_that_the_ledger_does_not_take_is_rejected_by_index_like_one_that_
     [
         ("/v1/billing/entries?limit=abc", 422, "limit: Input should be a valid integer"),
         ("/v1/nothing", 404, "Not Found"),
+        ("/docs", 404, "Not Found"),
         ("/v1/clicks", 405, "Method Not Allowed"),
     ],
 )
@@ -130,6 +132,27 @@ def test_request_without_any_good_click_is_unprocessable(alone: httpx.Client, bo
     answer = alone.post("/v1/clicks", content=body)
     assert answer.status_code == 422
     assert answer.json().get("error") or answer.json()["rejected"]
+
+
+def test_click_that_a_page_posts_is_refused_and_not_decided(alone: httpx.Client, redis_client: redis.Redis) -> None:
+    answer = alone.post("/v1/clicks", content=b"{}", headers={"Origin": "https://elsewhere.example"})
+    assert (answer.status_code, answer.json()["error"]) == (
+        403,
+        "origin: expected none, since pages post no clicks, got 'https://elsewhere.example'",
+    )
+    assert stream.backlog(redis_client) == 0
+
+
+def test_body_that_takes_too_long_is_refused(alone: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "BODY_SECONDS_MAX", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        yield b"["
+        time.sleep(1.0)
+        yield b"]"
+
+    answer = alone.post("/v1/clicks", content=slowly())
+    assert (answer.status_code, answer.json()["error"]) == (422, "body: expected all of it within 0.2 s, got 1 bytes")
 
 
 def test_request_larger_than_allowed_is_refused(alone: httpx.Client) -> None:

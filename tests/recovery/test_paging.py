@@ -116,6 +116,7 @@ def test_a_page_is_an_entry_once_and_another_one_when_it_is_over(conn: database.
     ticks.fold(conn, ticks.Rules(60.0, 0.0))
     rows = ticks.between(conn, 1, log.head(conn).position + 1, ticks.Rules(60.0, 0.0))
     now = rows[0].at // 60 * 60 + 3 * 3600
+    everything_is_folded(conn)
     keep(conn, rows, now, [(week, 1.0) for week in range(1, 5)])
     keep(conn, rows, now, [(0, 6.0)])
     paged = pages.page(conn, "tests", now)
@@ -145,6 +146,7 @@ def test_weeks_that_were_rolled_back_are_no_silence(conn: database.Connection) -
     rows = ticks.between(conn, 1, log.head(conn).position + 1, ticks.Rules(60.0, 0.0))
     now = (rows[0].at // 3600 + 4) * 3600  # the hours of earlier weeks are whole then
     conn.execute("DELETE FROM signal_ticks")  # those of the traffic itself stand out
+    everything_is_folded(conn)
     keep(conn, rows, now, [(week, 1.0) for week in range(5)])
     conn.execute(
         "UPDATE signal_ticks SET deployment_epoch = %s WHERE at < to_timestamp(%s) - interval '10 days'"
@@ -153,6 +155,25 @@ def test_weeks_that_were_rolled_back_are_no_silence(conn: database.Connection) -
     )
     rates = [r for r in pages.look(conn, now) if r.signal == "rate"]
     assert rates and [r for r in rates if r.evidence > 0] == []
+
+
+def test_minutes_that_are_not_folded_yet_are_no_silence(conn: database.Connection) -> None:
+    """As after an upgrade of the workers that fold: `pages` looks at once, the ticks come a moment later."""
+    deploy(conn, register(conn, STABLE_LIMIT))
+    traffic = Traffic(conn)
+    traffic.append(400)
+    rows = ticks.between(conn, 1, log.head(conn).position + 1, ticks.Rules(60.0, 0.0))
+    now = rows[0].at // 60 * 60 + 10 * 60  # ten minutes in which nothing was folded
+    keep(conn, rows, now - 10 * 60, [(0, 1.0)])
+    keep(conn, rows, (now // 3600 + 1) * 3600, [(week, 1.0) for week in range(1, 5)])
+    assert ("rate", "down") not in raised([r for r in pages.look(conn, now) if r.slice == "app/in"])
+    everything_is_folded(conn)
+    assert ("rate", "down") in raised([r for r in pages.look(conn, now) if r.slice == "app/in"])
+
+
+def everything_is_folded(conn: database.Connection) -> None:
+    """As if the ticks of what was appended were over and folded."""
+    conn.execute("UPDATE signal_ticks_upto SET position = (SELECT max(position) FROM log)")
 
 
 def keep(conn: database.Connection, rows: list[ticks.Row], now: float, weeks: list[tuple[int, float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
 from typing import Any
 
@@ -95,6 +96,32 @@ def test_hot_sessions_are_told_in_snapshots_of_every_schema(conn: database.Conne
     counts = counted(ticks.between(conn, 1, log.head(conn).position + 1, Rules(1e6, 0.0)))
     assert sum(n for (_, name), n in counts.items() if name == "clicks") == 10
     assert sum(n for (_, name), n in counts.items() if name == "hot") == 4
+
+
+def test_a_look_that_is_behind_reads_the_newest_clicks_and_not_all_that_wait(
+    conn: database.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticks, "STEP_CLICKS", 100)
+    monkeypatch.setattr(ticks, "FOLD_SECONDS", -1.0)
+    traffic, _, bad = bad_deployment(conn, before=0, batches=4, clicks=100)
+    time.sleep(0.5)
+    newest = traffic.append(100)
+    asked: list[tuple[int, int]] = []
+    between = ticks.between
+
+    def spied(connection: database.Connection, lo: int, hi: int, rules: Rules) -> list[ticks.Row]:
+        asked.append((lo, hi))
+        return between(connection, lo, hi, rules)
+
+    monkeypatch.setattr(ticks, "between", spied)
+    found = signals.look(conn, [deployments.current(conn).epoch], 0, Rules(0.05, 0.0))
+    assert asked == [(newest, newest + 1)]
+    assert found[bad[0]].last_position == newest
+    monkeypatch.undo()
+    monkeypatch.setattr(ticks, "SETTLE_SECONDS", 0.0)
+    signals.look(conn, [deployments.current(conn).epoch], 0, Rules(0.05, 0.0))
+    kept = counted(ticks._rows(conn.execute(f"SELECT {', '.join(ticks.COLUMNS)} FROM signal_ticks".encode())))
+    assert sum(n for (_, name), n in kept.items() if name == "clicks") >= 400  # caught up, nothing left out
 
 
 def test_ticks_that_no_baseline_reads_are_forgotten(conn: database.Connection) -> None:
