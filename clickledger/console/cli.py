@@ -95,19 +95,23 @@ def _reader_gone() -> int:
 
 
 def _traceback_file(error: Exception) -> Path:
-    """Write the traceback to the home's log folder, or where there is none to a temporary file."""
+    """Write the traceback to the home's log folder, or where there is none to a temporary file.
+
+    It may quote rows, so nobody else reads it, and nobody can have put another file in its place.
+    """
     text = "".join(traceback.format_exception(error))
     try:
-        folder = settings.load().home / "log"
+        folder = (output.named_home() or settings.load().home) / "log"
     except ClickledgerError:
         folder = Path(tempfile.gettempdir())
-    name = f"defect-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     for candidate in (folder, Path(tempfile.gettempdir())):
         try:
-            (candidate / name).write_text(text)
+            made, name = tempfile.mkstemp(".log", f"defect-{time.strftime('%Y%m%dT%H%M%S')}-", candidate)
+            with os.fdopen(made, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
         except OSError:
             continue
-        return candidate / name
+        return Path(name)
     return Path(os.devnull)
 
 

@@ -31,7 +31,8 @@ def erase_identities(
 ) -> None:
     """Destroy the key of the pseudonyms: nobody can tell any more whose clicks are whose. All users count as new.
 
-    The ledger still verifies. Copies of the key file in backups and snapshots are yours to destroy.
+    The ledger still verifies. Copies of the key file in backups and snapshots are yours to destroy. Exit code 1 when it
+    completed an earlier call that had been cut short, and a key made since is in use.
     """
     from clickledger.scoring import erasure, pseudonym_key  # noqa: PLC0415 - loads what other commands need not pay
 
@@ -45,9 +46,18 @@ def erase_identities(
         erased = erasure.erase(conn, path, person(actor), reason)
     output.say(f"the key of the pseudonyms is destroyed, entry {erased.position}, fingerprint {erased.fingerprint}")
     output.say("not reached: backups and snapshots of the key file, old blocks of the disk, processes elsewhere")
-    output.hint("clickledger up; the next click makes a new key, and every user counts as new")
+    if in_use := path.exists():
+        output.say(
+            f"that completed an erasure which had been cut short; {path} holds another key, made since and in use"
+        )
+        output.hint("clickledger erase-identities --reason ... --yes, once more, to destroy that one")
+    else:
+        output.hint("clickledger up; the next click makes a new key, and every user counts as new")
     if as_json:
-        output.result({"position": erased.position, "fingerprint": erased.fingerprint, "key_file": path})
+        told = {"position": erased.position, "fingerprint": erased.fingerprint, "key_file": path}
+        output.result(told | {"other_key_in_use": in_use})
+    if in_use:
+        raise typer.Exit(1)
 
 
 def _check_key_is_ours(settings: Settings) -> None:

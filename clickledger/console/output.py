@@ -63,6 +63,11 @@ def name_home(folder: Path) -> None:
     _named_home.set(folder)
 
 
+def named_home() -> Path | None:
+    """The home folder that the command named, if it did."""
+    return _named_home.get()
+
+
 def hint(text: str) -> None:
     """What to do next, usually a command, which works when it is pasted into the same shell."""
     terminal().print(printable(f"next: {as_typed(text)}"), style="dim")

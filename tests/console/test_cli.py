@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import pytest
 import typer
 
 from clickledger import errors, settings
-from clickledger.console import cli, home
+from clickledger.console import cli, home, output
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -83,6 +84,20 @@ def test_a_full_disk_is_said_in_so_many_words(
 ) -> None:
     assert run_command(monkeypatch, failing(OSError(errno.ENOSPC, "No space left on device", "/x"))) == 5
     assert capsys.readouterr().err.startswith("error: disk full: ")
+
+
+def test_a_defect_is_told_in_a_file_that_nobody_else_reads_in_the_home_that_was_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail() -> None:
+        output.name_home(tmp_path)
+        raise KeyError("surprise")
+
+    (tmp_path / "log").mkdir()
+    assert copy_context().run(run_command, monkeypatch, fail) == 1
+    [file] = (tmp_path / "log").iterdir()
+    assert f"details in {file}" in capsys.readouterr().err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt()])

@@ -39,10 +39,26 @@ def test_key_is_destroyed_recorded_and_what_was_not_reached_is_said(
         "position": entry.position,
         "fingerprint": fingerprint,
         "key_file": str(key_file),
+        "other_key_in_use": False,
     }
     assert entry.reason == "the account asked"
     assert not key_file.exists()
     assert "not reached: backups and snapshots" in err
+
+
+def test_erasure_completed_late_says_that_the_key_made_since_is_in_use_and_ends_with_1(
+    key_file: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key_file.rename(key_file.with_name(key_file.name + ".condemned"))  # where a call that was cut short left it
+    made_since = pseudonym_key.fingerprint(pseudonym_key.read_or_make(key_file))
+    assert cli.run([*WORDS, "--yes", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["other_key_in_use"] is True
+    assert f"{key_file} holds another key, made since and in use" in err and "counts as new" not in err
+    assert pseudonym_key.fingerprint(pseudonym_key.read(key_file)) == made_since
+    assert cli.run([*WORDS, "--yes"]) == 0
+    assert not key_file.exists()
+    assert [entry.payload["fingerprint"] for entry in recorded(database_url)][1:] == [made_since]
 
 
 def test_nothing_happens_without_yes(key_file: Path, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
