@@ -42,11 +42,12 @@ def erase_identities(
     path = pseudonym_key.file_of(settings)
     if not yes:
         raise errors.Refused(f"this destroys {path} for good, for every user in the ledger: expected --yes")
+    late = erasure.is_cut_short(path)
     with database.connect(str(settings.database_url), application_name="clickledger erase", role=Role.INGESTER) as conn:
         erased = erasure.erase(conn, path, person(actor), reason)
     output.say(f"the key of the pseudonyms is destroyed, entry {erased.position}, fingerprint {erased.fingerprint}")
     output.say("not reached: backups and snapshots of the key file, old blocks of the disk, processes elsewhere")
-    if in_use := path.exists():
+    if in_use := late and path.exists():
         output.say(
             f"that completed an erasure which had been cut short; {path} holds another key, made since and in use"
         )

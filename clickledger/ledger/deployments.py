@@ -35,6 +35,9 @@ SELECT_CURRENT = """
 SELECT_ROLLBACKS = """
     SELECT l.position, (l.payload::json ->> 'bad_model')::integer FROM log l
     WHERE l.position IN (SELECT revoked_position FROM deployments WHERE revoked_position > %s) ORDER BY l.position"""
+SELECT_ROUTINGS_WITHIN = """
+    SELECT routing FROM deployments
+    WHERE from_position < %s AND (revoked_position IS NULL OR revoked_position > %s)"""
 SELECT_EPOCHS = "SELECT epoch, routing, revoked_position FROM deployments ORDER BY epoch"
 SELECT_ROUTING = "SELECT epoch, routing FROM deployments ORDER BY epoch DESC LIMIT 1"
 SELECT_NEWEST_FIRST = "SELECT epoch, routing, from_position FROM deployments ORDER BY epoch DESC"
@@ -342,9 +345,9 @@ def rolled_back_since(execute: Execute, models: Collection[int], position: int) 
     return None
 
 
-def models_before(execute: Execute, position: int) -> set[int]:
-    """The models that were deployed before a position, whose batches may be anywhere after that."""
-    found = execute("SELECT routing FROM deployments WHERE from_position < %s", (position,))
+def models_within(execute: Execute, lo: int, hi: int) -> set[int]:
+    """The models whose batches may stand at positions [lo, hi): deployed before, and not revoked by then."""
+    found = execute(SELECT_ROUTINGS_WITHIN, (hi, lo))
     return {model for (text,) in found for model in models_of(json.loads(text))}
 
 

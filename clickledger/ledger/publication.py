@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from clickledger import errors
 from clickledger.ledger import authority, database, departed, deployments, four_eyes, layers, log, runs
-from clickledger.ledger.authority_map import BACKTEST, SPARSE
+from clickledger.ledger.authority_map import BACKTEST, RANGE, SPARSE
 from clickledger.ledger.caps import NO_CAPS, Caps
 
 SELECT_NEWEST_COMPARISON = """
@@ -100,10 +100,10 @@ def _staged(writer: log.Writer, run_id: int) -> runs.Run:
 def rolled_back(execute: departed.Execute, run: runs.Run) -> tuple[int, int] | None:
     """A model by which a run decided and which was rolled back since it was planned, and at which position.
 
-    Where each click kept its own, any that was deployed before the run's end. Stated decisions are nobody's.
+    Where each click kept its own, any whose batches may stand in the run's range. Stated decisions are nobody's.
     """
     own = not run.models and run.kind != SPARSE
-    models = deployments.models_before(execute, run.hi) if own else run.models
+    models = deployments.models_within(execute, run.lo, run.hi) if own else run.models
     return deployments.rolled_back_since(execute, models, run.run_id) if models else None
 
 
@@ -112,9 +112,11 @@ def _fresh_comparison(writer: log.Writer, run: runs.Run, digest: str) -> tuple[i
         raise errors.Refused(f"run {run.run_id} was not compared yet")
     comparison_id, adjustment_set, since, newest, summary_text = found[0]
     if back := rolled_back(writer.execute, run):
+        by_incident = run.incident_id is not None and run.kind == RANGE  # whose replay takes the stable model of now
+        how = f"as by clickledger replay retry {run.run_id} --reprocess all" if by_incident else "through another model"
         raise errors.OutdatedRun(
             f"run {run.run_id} was decided by model {back[0]}, which was rolled back since, at position {back[1]}: "
-            f"plan again, as by clickledger replay retry {run.run_id} --reprocess all"
+            f"plan again, {how}"
         )
     if bytes(newest).hex() != digest:
         raise errors.StalePlan(f"run {run.run_id}: expected comparison {bytes(newest).hex()}, got {digest}")

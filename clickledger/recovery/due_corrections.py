@@ -191,6 +191,8 @@ def _resolve(conn: database.Connection, lo: int, hi: int, actor: str, found: Loo
             found.undecided_upto = clicks[-1].log_position  # what of that entry was proposed is not found again
         found.too_many = [lo, found.undecided_upto] if for_replay else None
     corrections = decided(conn, clicks)
+    if found.undecided_upto == lo < hi and not corrections:  # one entry of so many that none of can be counted again
+        found.undecided_upto = lo + 1
     found.undecided, found.uncountable = len(corrections), len(clicks) - len(corrections)
     found.runs += _propose(conn, corrections, actor, RESOLVED)
 

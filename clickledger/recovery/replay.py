@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clickledger import errors
-from clickledger.ledger import database, deployments, log, runs
+from clickledger.ledger import database, deployments, log, publication, runs
 from clickledger.ledger.authority_map import RANGE
 from clickledger.recovery import block_ranges, incidents, plans, publishing
 from clickledger.recovery.incidents import Status
@@ -59,8 +59,8 @@ def start(conn: database.Connection, plan: Plan, actor: str, reason: str, *, chu
 def again(conn: database.Connection, run_id: int, actor: str, reason: str) -> runs.Run:
     """A new run in place of one, for the same range, model and scope; that one is abandoned and its rows stay.
 
-    Raises Refused while it is published, for a sparse run, which was stated and not computed, and where its incident
-    takes no other run or none can be planned; the run stays as it is then.
+    Raises Refused while it is published, for a sparse run, which was stated and not computed, where its incident takes
+    no other run or none can be planned, and where its model was rolled back since; the run stays as it is then.
     """
     run = runs.get(conn, run_id)
     if run.mode not in (runs.RESCORE, runs.RECOMPUTE):
@@ -73,6 +73,11 @@ def again(conn: database.Connection, run_id: int, actor: str, reason: str) -> ru
             )
         plan = plans.for_incident(conn, run.incident_id, run.scope_filter)
     else:
+        if back := publication.rolled_back(lambda *asked: conn.execute(*asked).fetchall(), run):
+            raise errors.Refused(
+                f"model {back[0]}, by which run {run_id} decides, was rolled back since, at position {back[1]}: "
+                "plan a run through another one by clickledger replay plan"
+            )
         plan = plans.for_positions(conn, run.lo, run.hi, what, f"in place of run {run_id}")
     if run.status == "abandoned":
         return start(conn, plan, actor, reason)

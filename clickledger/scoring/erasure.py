@@ -27,19 +27,28 @@ class Erased(NamedTuple):
     fingerprint: str
 
 
+def is_cut_short(key_file: Path) -> bool:
+    """Whether an earlier call set a key aside and did not come to its end: the next one completes that, and no more."""
+    return _condemned(key_file.resolve()).exists()
+
+
 def erase(conn: database.Connection, key_file: Path, actor: str, reason: str) -> Erased:
     """Destroy the key at `key_file` after recording it; completes a call that was cut short instead, if one was.
 
     Raises NotFound without a key, InvalidSetting when the file holds none.
     """
     key_file = key_file.resolve()  # a link would be removed and what it leads to stay
-    condemned = key_file.with_name(key_file.name + ".condemned")
+    condemned = _condemned(key_file)
     with log.writing(conn) as writer:  # one eraser at a time
         if not condemned.exists():
             _set_aside(key_file, condemned)
         erased = _recorded(writer, condemned, actor, reason)
     pseudonym_key.destroy(condemned)
     return erased
+
+
+def _condemned(key_file: Path) -> Path:
+    return key_file.with_name(key_file.name + ".condemned")
 
 
 def _set_aside(key_file: Path, condemned: Path) -> None:

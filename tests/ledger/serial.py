@@ -45,7 +45,7 @@ MESSAGES = {
     ("publish", "OutdatedRun"): (
         r"run \d+ carries decisions that run \d+ has replaced: plan again"
         r"|run \d+ was decided by model \d+, which was rolled back since, at position \d+: "
-        r"plan again, as by clickledger replay retry \d+ --reprocess all"
+        r"plan again, (as by clickledger replay retry \d+ --reprocess all|through another model)"
     ),
     ("revert", "Refused"): (
         r"run \d+ is not in force: nothing to revert"

@@ -110,6 +110,18 @@ def test_a_run_that_cannot_be_done_again_stays_as_it_is(conn: database.Connectio
     assert runs.get(conn, run.run_id).status == run.status
 
 
+def test_a_run_whose_model_was_rolled_back_is_not_done_again_through_it(conn: database.Connection) -> None:
+    _, stable, bad = bad_deployment(conn, clicks=20)
+    span = deployments.model_positions(conn, bad[0])
+    assert span is not None
+    run = replay.start(conn, plans.for_positions(conn, *span, What(bad)), "ann", "")
+    rollback.roll_back(conn, bad[0], "ann", "people are flagged")
+    with pytest.raises(errors.Refused, match=f"model {bad[0]}, by which run {run.run_id} decides, was rolled back"):
+        replay.again(conn, run.run_id, "ann", "once more")
+    assert runs.get(conn, run.run_id).status == run.status
+    assert replay.start(conn, plans.for_positions(conn, *span, What(stable)), "ann", "").models == {stable[0]}
+
+
 def test_a_canary_decides_nothing_again(conn: database.Connection) -> None:
     stable, canary, bad = register(conn, STABLE_LIMIT), register(conn, STABLE_LIMIT + 2), register(conn, BAD_LIMIT)
     deploy(conn, bad)

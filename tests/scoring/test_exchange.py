@@ -18,7 +18,7 @@ def test_server_that_goes_away_is_waited_for_and_then_given_up(tmp_path: Path) -
     place = home.prepare(tmp_path / "home")
     try:
         url = services.start_valkey(place, 60.0)
-        config = ExchangeConfig(give_up_seconds=1.5)
+        config = ExchangeConfig(give_up_seconds=5.0)
         deciding = exchange._Exchange(url, live_clicks.clicks(0, 3), config)
         assert deciding.step() == []
         services.stop_local(place)
