@@ -96,7 +96,7 @@ def after_incident(conn: database.Connection, incident: Incident) -> str:
         "published": f"clickledger replay revert {run} --reason ... would undo it",
     }
     if incident.status.value == "compared" and run is not None:
-        if publication.rolled_back(lambda *asked: conn.execute(*asked).fetchall(), runs.get(conn, run)):
+        if publication.rolled_back(conn.rows, runs.get(conn, run)):
             return f"clickledger replay retry {run} --reprocess all --reason ... as its model was rolled back since"
         return f"clickledger replay publish {run} --digest {comparison.latest(conn, run).digest} --reason ..."
     return following.get(incident.status.value, "clickledger incident list")

@@ -111,7 +111,7 @@ def compare(conn: database.Connection, run_id: int, actor: str) -> Comparison:
     """
     run = runs.get(conn, run_id)
     content_digest = _require_staged(run)
-    departed.require_whole_run(lambda *asked: conn.execute(*asked).fetchall(), run_id, "plan a new one")
+    departed.require_whole_run(conn.rows, run_id, "plan a new one")
     adjustment_set = uuid.uuid4()
     bounds = runs.click_ids(conn, run)
     compared_at, totals, lines_digest = _compute(conn, run, bounds, adjustment_set)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -43,6 +43,8 @@ SESSION_OPTIONS = (
 MAY_HAVE_COMMITTED = "it may have committed, ask again"
 # Connection failures (08), shutdowns and the like (57P), ended for idling or for a transaction that took too long.
 WENT_AWAY = ("08", "57P", "25P03", "25P04")
+
+Execute = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]  # `Connection.rows`, or that of a writer
 
 T = TypeVar("T")
 
@@ -83,6 +85,10 @@ class Connection(psycopg.Connection[Any]):
                 return super().cursor(*args, **kwargs)
             except psycopg.OperationalError as error:
                 raise _translate(error) from error
+
+    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and answer its rows, as `log.Writer.execute` does under the log's lock."""
+        return self.execute(statement.encode(), parameters).fetchall()
 
     @contextmanager
     def transaction(

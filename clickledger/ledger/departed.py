@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Any, NamedTuple
@@ -20,7 +20,6 @@ from psycopg.types.multirange import Multirange
 from clickledger import errors
 from clickledger.ledger import database, partitions
 
-Execute = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
 LIVE = 0  # run id of live decisions
 
 # Lines of batch entries of [lo, hi) whose click or decision is gone.
@@ -269,7 +268,7 @@ def without(conn: database.Connection, batches: Iterable[tuple[int, int]], lo: i
     return [(position, rows) for position, rows in left if rows]
 
 
-def require_whole_run(execute: Execute, run_id: int, so: str) -> None:
+def require_whole_run(execute: database.Execute, run_id: int, so: str) -> None:
     """Raises Refused, with the consequence `so`, when decisions of a run are gone: what it decides is settled.
 
     `execute` runs a statement and answers its rows. It takes look-ups in indexes only, so the log lock may be held.

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 from clickledger import errors
 from clickledger.ledger import canonical, database, fact_tables, log
 
-Execute = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]  # runs a statement and answers its rows
 Routing = dict[str, Any]
 FACTS_VERSION = "facts_version"  # of a routing: a version of `fact_tables`; 0 or absent for none
 
@@ -337,7 +336,7 @@ def fence(
         return _put_in_force(writer, "rollback_declared", kept, holding, actor, reason, extra)
 
 
-def rolled_back_since(execute: Execute, models: Collection[int], position: int) -> tuple[int, int] | None:
+def rolled_back_since(execute: database.Execute, models: Collection[int], position: int) -> tuple[int, int] | None:
     """The first of these models that was rolled back after a position, and at which; `execute` answers rows."""
     for at, model in execute(SELECT_ROLLBACKS, (position,)):
         if model in models:
@@ -345,7 +344,7 @@ def rolled_back_since(execute: Execute, models: Collection[int], position: int) 
     return None
 
 
-def models_within(execute: Execute, lo: int, hi: int) -> set[int]:
+def models_within(execute: database.Execute, lo: int, hi: int) -> set[int]:
     """The models whose batches may stand at positions [lo, hi): deployed before, and not revoked by then."""
     found = execute(SELECT_ROUTINGS_WITHIN, (hi, lo))
     return {model for (text,) in found for model in models_of(json.loads(text))}

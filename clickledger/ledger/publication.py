@@ -97,7 +97,7 @@ def _staged(writer: log.Writer, run_id: int) -> runs.Run:
     return run
 
 
-def rolled_back(execute: departed.Execute, run: runs.Run) -> tuple[int, int] | None:
+def rolled_back(execute: database.Execute, run: runs.Run) -> tuple[int, int] | None:
     """A model by which a run decided and which was rolled back since it was planned, and at which position.
 
     Where each click kept its own, any whose batches may stand in the run's range. Stated decisions are nobody's.

@@ -73,7 +73,7 @@ def again(conn: database.Connection, run_id: int, actor: str, reason: str) -> ru
             )
         plan = plans.for_incident(conn, run.incident_id, run.scope_filter)
     else:
-        if back := publication.rolled_back(lambda *asked: conn.execute(*asked).fetchall(), run):
+        if back := publication.rolled_back(conn.rows, run):
             raise errors.Refused(
                 f"model {back[0]}, by which run {run_id} decides, was rolled back since, at position {back[1]}: "
                 "plan a run through another one by clickledger replay plan"

@@ -241,16 +241,12 @@ def test_run_in_which_each_click_keeps_its_model_is_not_published_once_one_of_th
     own = {"model_version": runs.OWN, "calibration_version": runs.OWN, "mode": runs.RECOMPUTE}
     hi = log.head(two_entries).position + 1
     run = runs.plan(two_entries, 2, hi, **own, actor="tests", reason="")
-    assert publication.rolled_back(rows_of(two_entries), run) is None
+    assert publication.rolled_back(two_entries.rows, run) is None
     back = deployments.roll_back(two_entries, bad[0], replays.routing(*other), "tests")
-    assert publication.rolled_back(rows_of(two_entries), run) == (bad[0], back.position)
+    assert publication.rolled_back(two_entries.rows, run) == (bad[0], back.position)
     anew = runs.plan(two_entries, 2, hi, **own, actor="tests", reason="")
     deployments.roll_back(two_entries, other[0], replays.routing(*later), "tests")  # which came after its range
-    assert publication.rolled_back(rows_of(two_entries), anew) is None
-
-
-def rows_of(conn: database.Connection) -> Callable[..., list[tuple[Any, ...]]]:
-    return lambda *asked: conn.execute(*asked).fetchall()
+    assert publication.rolled_back(two_entries.rows, anew) is None
 
 
 def test_of_two_overlapping_runs_published_at_once_one_is_stale(
